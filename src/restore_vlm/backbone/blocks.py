@@ -1,0 +1,150 @@
+"""A frozen transformer block, whoever built it, computed only where it is read."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from restore_vlm.errors import UserError
+
+WORKS = (
+    "what works: CLIP and SigLIP models of open_clip with a ViT image tower (open_clip's own or "
+    "timm's VisionTransformer) and open_clip's own text transformer, for example ViT-B-16:openai, "
+    "ViT-L-14:datacomp_xl_s13b_b90k or ViT-B-16-SigLIP:webli."
+)
+SHORT = 48
+"""Up to this many tokens plain attention beats the fused kernel on CPU."""
+
+
+class Linear(nn.Module):
+    """A linear layer over frozen weights that casts them to the autocast dtype once.
+
+    Autocast casts frozen weights again at every call; the numbers are the same, the time is not.
+
+    Args:
+        weight: (out, in).
+        bias: (out,) or None.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+        self._cast: tuple[Tensor, Tensor | None] | None = None
+
+    def _apply(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        self._cast = None
+        return super()._apply(*args, **kwargs)
+
+    def weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Returns weight and bias in ``dtype``; the cast is kept while the weight is frozen."""
+        if self.weight.dtype == dtype or self.weight.requires_grad:
+            return self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
+        if self._cast is None or self._cast[0].dtype != dtype:
+            with torch.no_grad():
+                bias = None if self.bias is None else self.bias.to(dtype)
+                self._cast = self.weight.to(dtype), bias
+        return self._cast
+
+    def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        """(..., in) -> (..., out), or only the output ``rows`` of it."""
+        device = x.device.type
+        mixed = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if mixed else x.dtype
+        weight, bias = self.weights(dtype)
+        with torch.autocast(device, enabled=False):
+            return F.linear(x.to(dtype), weight[rows], None if bias is None else bias[rows])
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention.
+
+    Args:
+        q: (b, h, t, e).
+        k: (b, h, s, e).
+        v: (b, h, s, e).
+        mask: Additive mask, broadcast to (t, s), or None.
+
+    Returns:
+        (b, h, t, e).
+    """
+    if k.shape[2] > SHORT or q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, mask)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return (scores if mask is None else scores + mask).softmax(-1) @ v
+
+
+def causal_mask(queries: int, keys: int, like: Tensor) -> Tensor:
+    """(queries, keys) additive mask; the queries are the last of the keys."""
+    mask = torch.full((queries, keys), float("-inf"), device=like.device, dtype=like.dtype)
+    return mask.triu(keys - queries + 1)
+
+
+class Block(nn.Module):
+    """A pre-norm residual attention block: x + attn(ln_1(x)), then x + mlp(ln_2(x)).
+
+    Built from open_clip's ``ResidualAttentionBlock`` or timm's ``Block``; the parameters are
+    shared with the original, not copied.
+
+    Args:
+        original: The block to wrap.
+
+    Raises:
+        UserError: If it is another kind of block.
+    """
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        kind = type(original).__name__
+        attn = getattr(original, "attn", None)
+        if kind == "ResidualAttentionBlock" and isinstance(attn, nn.MultiheadAttention):
+            self.qkv_linear = Linear(attn.in_proj_weight, attn.in_proj_bias)
+            self.heads = attn.num_heads
+            self.norms = nn.ModuleList([nn.Identity(), nn.Identity(), nn.Identity()])
+            parts = original.ln_1, attn.out_proj, original.ls_1, original.ln_2, original.ls_2
+            mlp = original.mlp.c_fc, original.mlp.gelu, nn.Identity(), original.mlp.c_proj
+        elif kind == "Block" and type(attn).__name__ == "Attention" and getattr(attn, "gate", None) is None:
+            self.qkv_linear = Linear(attn.qkv.weight, attn.qkv.bias)
+            self.heads = attn.num_heads
+            self.norms = nn.ModuleList([attn.q_norm, attn.k_norm, attn.norm])
+            parts = original.norm1, attn.proj, original.ls1, original.norm2, original.ls2
+            mlp = original.mlp.fc1, original.mlp.act, original.mlp.norm, original.mlp.fc2
+        else:
+            raise UserError(f"Prompts cannot enter a tower built of {kind} blocks; {WORKS}")
+        self.ln_1, out, self.ls_1, self.ln_2, self.ls_2 = parts
+        self.out = Linear(out.weight, out.bias)
+        self.mlp_in, self.mlp_out = Linear(mlp[0].weight, mlp[0].bias), Linear(mlp[3].weight, mlp[3].bias)
+        self.act, self.mlp_norm = mlp[1], mlp[2]
+        self.width = self.out.weight.shape[0]
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., w) -> query, key and value, each (..., h, e)."""
+        qkv = self.qkv_linear(self.ln_1(x)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.unbind(-3)
+        return self.norms[0](q), self.norms[1](k), v
+
+    def read_qkv(self, x: Tensor, read: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, with the query of the (..., w) tokens ``read`` only."""
+        split = self.qkv_linear.weight.shape[0] // 3
+        kv = self.qkv_linear(self.ln_1(x), slice(split, None)).unflatten(-1, (2, self.heads, -1))
+        k, v = kv.unbind(-3)
+        q = self.qkv_linear(self.ln_1(read), slice(split)).unflatten(-1, (self.heads, -1))
+        return self.norms[0](q), self.norms[1](k), v
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Adds the (..., h, e) attention output to (..., w) tokens and applies the MLP."""
+        x = x + self.ls_1(self.out(self.norms[2](attended.flatten(-2))))
+        hidden = self.mlp_norm(self.act(self.mlp_in(self.ln_2(x))))
+        return x + self.ls_2(self.mlp_out(hidden))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, read: Tensor | None = None) -> Tensor:
+        """(b, t, w) -> (b, t, w), or (b, r, w) where only the tokens ``read`` (r,) are needed."""
+        if read is None:
+            q, k, v = self.qkv(x)
+        else:
+            tokens = x[:, read]
+            q, k, v = self.read_qkv(x, tokens)
+            x = tokens
+            mask = None if mask is None else mask[read]
+        attended = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask)
+        return self.finish(x, attended.transpose(1, 2))

@@ -1,0 +1,105 @@
+"""The frozen image tower of a CLIP-like model, with room for prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from restore_vlm.backbone.blocks import WORKS, Block
+from restore_vlm.errors import UserError
+
+
+class ImageTower(nn.Module):
+    """A ViT seen as embedding, blocks and read-out.
+
+    Prompt tokens are appended after the patch tokens, before the tower's first LayerNorm, and
+    replaced before later blocks; the read-out never sees them.
+
+    Args:
+        visual: ``model.visual`` of an open_clip model.
+
+    Raises:
+        UserError: If the tower is not a ViT that prompts can enter.
+    """
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+        if isinstance(visual, VisionTransformer):
+            blocks = visual.transformer.resblocks
+            self.one_token = visual.pool_type == "tok" and visual.attn_pool is None
+            self.registers = 1
+        elif isinstance(visual, TimmModel) and type(visual.trunk).__name__ == "VisionTransformer":
+            trunk = visual.trunk
+            blocks = trunk.blocks
+            self.one_token = trunk.global_pool == "token" and trunk.attn_pool is None
+            self.registers = trunk.num_prefix_tokens
+        else:
+            trunk = getattr(visual, "trunk", visual)
+            raise UserError(f"Prompts cannot enter an image tower of type {type(trunk).__name__}; {WORKS}")
+        self.blocks = nn.ModuleList(Block(b) for b in blocks)
+        self.width, self.depth = self.blocks[0].width, len(self.blocks)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(b, 3, h, w) normalised images -> (b, 1 + patches, width), before the first LayerNorm."""
+        v = self.visual
+        if isinstance(v, VisionTransformer):
+            x = v.conv1(images).flatten(2).transpose(1, 2)
+            x = torch.cat([v.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+            return x + v.positional_embedding.to(x.dtype)
+        return v.trunk._pos_embed(v.trunk.patch_embed(images))
+
+    def pre_norm(self, x: Tensor) -> Tensor:
+        v = self.visual
+        return v.ln_pre(x) if isinstance(v, VisionTransformer) else v.trunk.norm_pre(x)
+
+    def read_out(self, x: Tensor) -> Tensor:
+        """(b, tokens, width), or (b, 1, width) where one token is read -> (b, d), unnormalised."""
+        v = self.visual
+        if isinstance(v, VisionTransformer):
+            if self.one_token:
+                pooled = v.ln_post(x[:, 0])
+            else:
+                pooled = v._pool(x)[0]
+            return pooled if v.proj is None else pooled @ v.proj
+        return v.head(v.trunk.forward_head(v.trunk.norm(x)))
+
+    def state(self, x: Tensor, tokens: int) -> Tensor:
+        """The (b, width) embedding a block is judged by: its class token, or without one the
+        mean of its patch tokens."""
+        if self.registers:
+            return x[:, 0]
+        return x[:, :tokens].mean(1)
+
+    def forward(
+        self, images: Tensor, prompts: Sequence[Tensor] = (), states: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Encodes images with prompts in.
+
+        Args:
+            images: (b, 3, h, w), normalised.
+            prompts: For layers 0, 1, ...: (n, width), or (b, n, width) where they depend on the image.
+            states: Whether to return the embedding after every block.
+
+        Returns:
+            (b, d) unnormalised features, and per block the (b, width) states (empty unless asked).
+        """
+        x = self.embed(images)
+        tokens = x.shape[1]
+        if prompts:
+            x = torch.cat([x, prompts[0].to(x.dtype).expand(len(x), -1, -1)], dim=1)
+        x = self.pre_norm(x)
+        seen: list[Tensor] = []
+        for layer, block in enumerate(self.blocks):
+            if 0 < layer < len(prompts):
+                prompt = prompts[layer].to(x.dtype).expand(len(x), -1, -1)
+                x = torch.cat([x[:, :tokens], prompt], dim=1)
+            last = self.one_token and layer == self.depth - 1
+            x = block(x, read=torch.zeros(1, dtype=torch.long, device=x.device) if last else None)
+            if states:
+                seen.append(self.state(x, tokens))
+        return self.read_out(x[:, :tokens]), seen

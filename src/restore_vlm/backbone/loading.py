@@ -1,0 +1,145 @@
+"""Loading a frozen open_clip model by name, from a local folder, or the bundled tiny one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg
+from torch import Tensor, nn
+
+from restore_vlm.backbone.image_tower import ImageTower
+from restore_vlm.backbone.text_tower import TextTower
+from restore_vlm.errors import UserError, unknown
+
+TINY = "tiny"
+
+
+class Backbone(nn.Module):
+    """A frozen CLIP-like model: two towers, a logit scale, its own preprocessing and tokenizer.
+
+    Args:
+        model: A model built by open_clip.
+        tokenizer: Its tokenizer.
+        name: What it is called in runs and reports.
+        preprocess: Its preprocessing: size, mean, std, interpolation, resize mode.
+
+    Raises:
+        UserError: If prompts cannot enter one of its towers.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, name: str, preprocess: PreprocessCfg) -> None:
+        super().__init__()
+        model.eval().requires_grad_(False)
+        self.image, self.text = ImageTower(model.visual), TextTower(model, tokenizer)
+        self.logit_scale = model.logit_scale
+        self.logit_bias = getattr(model, "logit_bias", None)
+        self.name, self.preprocess = name, preprocess
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the shared embedding space."""
+        projection = self.text.projection
+        if isinstance(projection, nn.Linear):
+            return projection.out_features
+        return self.text.width if projection is None else projection.shape[1]
+
+    def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """(b, d) and (c, d) unit features -> (b, c) logits, with the checkpoint's scale and bias."""
+        logits = self.logit_scale.exp() * image_features @ text_features.transpose(-1, -2)
+        return logits if self.logit_bias is None else logits + self.logit_bias
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in evaluation mode: the backbone is frozen."""
+        return super().train(False)
+
+
+def load_backbone(name: str = TINY) -> Backbone:
+    """Loads a backbone.
+
+    Args:
+        name: ``tiny`` (bundled), ``MODEL:PRETRAINED`` of open_clip (``ViT-B-16:openai``),
+            ``hf-hub:OWNER/REPO``, or a local folder in open_clip's format (``open_clip_config.json``
+            and ``*.safetensors``).
+
+    Raises:
+        UserError: If the name is unknown, the weights cannot be had, or prompts cannot enter a tower.
+    """
+    if name == TINY:
+        model, where = _create("local-dir:" + str(files("restore_vlm") / "assets" / "tiny-clip"))
+    elif name.startswith("hf-hub:"):
+        model, where = _create(name)
+    elif Path(name).is_dir():
+        _check_folder(Path(name))
+        model, where = _create(f"local-dir:{name}")
+    else:
+        model, where = _create_by_tag(name)
+    keep = {f.name for f in fields(PreprocessCfg)}
+    config = {k: v for k, v in open_clip.get_model_preprocess_cfg(model).items() if k in keep}
+    preprocess = PreprocessCfg(**{**asdict(PreprocessCfg()), **config})
+    return Backbone(model, _tokenizer(where), name, preprocess)
+
+
+def _check_folder(folder: Path) -> None:
+    config = folder / "open_clip_config.json"
+    if not config.is_file() or not list(folder.glob("*.safetensors")):
+        raise UserError(
+            f"The folder {folder} is not an open_clip model; it needs open_clip_config.json and a "
+            ".safetensors file."
+        )
+    try:
+        json.loads(config.read_text())["model_cfg"]
+    except (ValueError, KeyError):
+        raise UserError(f"{config} is not an open_clip configuration: no 'model_cfg' in it.") from None
+
+
+def _create(where: str, **options: Any) -> tuple[nn.Module, str]:
+    try:
+        return open_clip.create_model(where, precision="fp32", **options), where
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"The backbone {where.removeprefix('local-dir:')!r} could not be loaded ({reason}); check the "
+            "name, the files and, for hub models, the network."
+        ) from error
+
+
+def _create_by_tag(name: str) -> tuple[nn.Module, str]:
+    architecture, _, tag = name.partition(":")
+    if architecture not in open_clip.list_models():
+        raise unknown("backbone", architecture, [TINY, *open_clip.list_models()])
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in tags:
+        if not tag:
+            raise UserError(f"Say which weights of {architecture}: {architecture}:TAG, TAG one of {', '.join(tags)}.")
+        raise unknown(f"weights of {architecture}", tag, tags)
+    quick = bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"))
+    return _create(architecture, pretrained=tag, force_quick_gelu=quick)
+
+
+def _tokenizer(where: str) -> Any:
+    try:
+        return open_clip.get_tokenizer(where)
+    except Exception as error:
+        raise UserError(f"The tokenizer of {where!r} could not be loaded ({error}).") from error
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device asked for, or the best there is: cuda, mps, cpu.
+
+    Raises:
+        UserError: If the device asked for is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name is None:
+        return torch.device(next(d for d, there in available.items() if there))
+    if not available.get(name.split(":")[0], False):
+        raise UserError(f"There is no device {name!r} here; use one of {', '.join(d for d in available if available[d])}.")
+    return torch.device(name)

@@ -1,0 +1,143 @@
+"""The assembled model: a frozen backbone with a method's learned parts in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from restore_vlm.backbone import Backbone
+from restore_vlm.backbone.text_tower import ClassPrompts
+from restore_vlm.method.config import MethodConfig
+from restore_vlm.method.prompts import Prompts
+from restore_vlm.method.surgery import Surgery
+from restore_vlm.shift import prompt_norms
+
+
+class Encoded:
+    """What one forward pass gives: unit features, logits and, if asked for, per-block states.
+
+    Attributes:
+        logits: (b, c).
+        image_features: (b, d), unit length.
+        text_features: (c, d), unit length.
+        image_states: Per block, (b, width) at the class token.
+        text_states: Per block, (c, width) at end-of-text.
+        text_prompts: Per layer, (n, width).
+        image_prompts: Per layer, (n, width).
+    """
+
+    logits: Tensor
+    image_features: Tensor
+    text_features: Tensor
+    image_states: list[Tensor]
+    text_states: list[Tensor]
+    text_prompts: list[Tensor]
+    image_prompts: list[Tensor]
+
+
+class PromptedModel(nn.Module):
+    """A backbone with prompts and surgery blocks in it, for any list of class names.
+
+    Args:
+        backbone: Frozen.
+        config: The method's parts.
+        classnames: What to tell apart; see :meth:`set_classes`.
+    """
+
+    def __init__(self, backbone: Backbone, config: MethodConfig, classnames: Sequence[str]) -> None:
+        super().__init__()
+        self.backbone, self.config = backbone, config
+        self.prompts = Prompts(config.prompts, backbone) if config.prompts else None
+        ratios = config.surgery
+        self.text_surgery = Surgery(backbone.dim, ratios.text_ratio) if ratios else None
+        self.image_surgery = Surgery(backbone.dim, ratios.vision_ratio) if ratios else None
+        self.set_classes(classnames)
+
+    def set_classes(self, classnames: Sequence[str]) -> None:
+        """Replaces the classes; underscores become spaces. Any names, seen in training or not."""
+        self.classnames = list(classnames)
+        self.classes = self.tokenize(classnames)
+        self._fixed_text: Tensor | None = None
+
+    def tokenize(self, classnames: Sequence[str]) -> ClassPrompts:
+        """The classes in the learned template."""
+        names = [name.replace("_", " ") for name in classnames]
+        tower, prompts = self.backbone.text, self.config.prompts
+        if self.prompts is None or prompts is None or prompts.towers == "image":
+            return self.frozen_classes(classnames)
+        if self.prompts.from_words:
+            return tower.tokenize([f"{prompts.init} {n}." for n in names], context=prompts.length)
+        return tower.tokenize([f"{n}." for n in names], placeholders=prompts.length)
+
+    def frozen_classes(self, classnames: Sequence[str]) -> ClassPrompts:
+        """The classes in the hand-written template, as the frozen model would be asked."""
+        names = [name.replace("_", " ") for name in classnames]
+        return self.backbone.text.tokenize([self.config.template.format(n) for n in names])
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Everything that is learned, by name."""
+        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """Everything that training changes: the learned tensors and the surgery ratios."""
+        state = {n: p.detach() for n, p in self.trainable().items()}
+        return state | {n: b for n, b in self.named_buffers() if n.endswith("surgery.ratio")}
+
+    def prompt_tokens(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Text and image prompts per layer; empty lists where a tower has none."""
+        return self.prompts() if self.prompts is not None else ([], [])
+
+    def grow_surgery(self) -> None:
+        """The one dynamic update of the surgery ratios."""
+        config = self.config.surgery
+        if self.text_surgery is None or self.image_surgery is None or config is None:
+            return
+        text, image = self.prompt_tokens()
+        self.text_surgery.grow(config.text_growth, prompt_norms(text))
+        self.image_surgery.grow(config.vision_growth, prompt_norms(image))
+
+    def encode_text(
+        self, prompts: Sequence[Tensor] | None = None, states: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(c, d) unit features of the classes, and per-block states if asked for."""
+        if prompts is None:
+            prompts = self.prompt_tokens()[0]
+        if prompts or states:
+            features, seen = self.backbone.text(self.classes, prompts, states)
+        else:
+            if self._fixed_text is None:
+                with torch.no_grad():
+                    self._fixed_text = self.backbone.text(self.classes)[0]
+            features, seen = self._fixed_text, []
+        return self._unit(features, self.text_surgery), seen
+
+    def encode_image(
+        self, images: Tensor, prompts: Sequence[Tensor] | None = None, states: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(b, d) unit features of normalised images, and per-block states if asked for."""
+        if prompts is None:
+            prompts = self.prompt_tokens()[1]
+        with nullcontext() if prompts else torch.no_grad():
+            features, seen = self.backbone.image(images, prompts, states)
+        return self._unit(features, self.image_surgery), seen
+
+    def _unit(self, features: Tensor, surgery: Surgery | None) -> Tensor:
+        features = features.float()
+        return F.normalize(features if surgery is None else surgery(features).float(), dim=-1)
+
+    def encode(self, images: Tensor, states: bool = False) -> Encoded:
+        """One forward pass of a training step."""
+        out = Encoded()
+        out.text_prompts, out.image_prompts = self.prompt_tokens()
+        out.text_features, out.text_states = self.encode_text(out.text_prompts, states)
+        out.image_features, out.image_states = self.encode_image(images, out.image_prompts, states)
+        out.logits = self.backbone.logits(out.image_features, out.text_features)
+        return out
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, 3, h, w) normalised images -> (b, c) logits."""
+        return self.encode(images).logits
