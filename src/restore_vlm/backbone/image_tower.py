@@ -48,9 +48,9 @@ class ImageTower(nn.Module):
         """(b, 3, h, w) normalised images -> (b, 1 + patches, width), before the first LayerNorm."""
         v = self.visual
         if isinstance(v, VisionTransformer):
-            x = v.conv1(images).flatten(2).transpose(1, 2)
-            x = torch.cat([v.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
-            return x + v.positional_embedding.to(x.dtype)
+            x = v.conv1(images).flatten(2).transpose(1, 2).to(v.class_embedding.dtype)
+            x = torch.cat([v.class_embedding.expand(len(x), 1, -1), x], dim=1)
+            return x + v.positional_embedding
         return v.trunk._pos_embed(v.trunk.patch_embed(images))
 
     def pre_norm(self, x: Tensor) -> Tensor:

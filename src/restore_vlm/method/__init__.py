@@ -1,7 +1,22 @@
 """Methods as compositions of prompts, surgery, losses, gradient rule and weight averaging."""
 
+from restore_vlm.method.averaging import GaussianAverage
 from restore_vlm.method.config import MethodConfig, Recipe, TrainingConfig
+from restore_vlm.method.gradient import Gradient
 from restore_vlm.method.losses import Losses
 from restore_vlm.method.model import Encoded, PromptedModel
+from restore_vlm.method.presets import load_recipe, methods, recipes
 
-__all__ = ["Encoded", "Losses", "MethodConfig", "PromptedModel", "Recipe", "TrainingConfig"]
+__all__ = [
+    "Encoded",
+    "GaussianAverage",
+    "Gradient",
+    "Losses",
+    "MethodConfig",
+    "PromptedModel",
+    "Recipe",
+    "TrainingConfig",
+    "load_recipe",
+    "methods",
+    "recipes",
+]

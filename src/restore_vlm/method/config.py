@@ -136,8 +136,13 @@ class TrainingConfig(Part):
     warmup_lr: Annotated[float, Field(ge=0)] = 1e-5
 
 
-class Recipe(Part):
-    """A method with its hyper-parameters."""
+class Recipe(MethodConfig):
+    """A method with its hyper-parameters, in the form of one TOML file.
 
-    method: MethodConfig
+    Attributes:
+        source: Where the hyper-parameters come from.
+        training: The optimisation.
+    """
+
+    source: str = ""
     training: TrainingConfig = TrainingConfig()

@@ -1,0 +1,234 @@
+"""The command line; each command is a thin call into the package."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from restore_vlm.errors import UserError
+
+if TYPE_CHECKING:
+    from restore_vlm.evaluation import Evaluation
+    from restore_vlm.terminal import Bars
+    from restore_vlm.training import Progress
+
+app = typer.Typer(
+    name="restore-vlm",
+    help="Adapt a CLIP from a few labelled photos and keep the classes it never saw.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+Data = Annotated[str, typer.Argument(help="Image folder, CSV or JSON-lines manifest, or benchmark folder.")]
+Run = Annotated[Path, typer.Argument(help="A run folder of restore-vlm train.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one setting: prompts.depth=6, surgery=none, training.lr=0.002."),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad-images", help="Go on without unreadable images.")]
+Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is by default.")]
+
+
+@app.command()
+def train(
+    data: Data,
+    method: Annotated[str, typer.Option(help="A method (see: restore-vlm methods) or a TOML file.")] = "restore",
+    backbone: Annotated[
+        str, typer.Option(help="tiny, MODEL:WEIGHTS such as ViT-B-16:openai, hf-hub:OWNER/REPO, or a folder.")
+    ] = "tiny",
+    shots: Annotated[str, typer.Option(help="Training images per class, or all.")] = "16",
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    classes: Annotated[str, typer.Option(help="all, base, novel, or a file of class names.")] = "all",
+    out: Annotated[Path | None, typer.Option(help="Run folder; the same command resumes it.")] = None,
+    recipe: Annotated[str, typer.Option(help="auto, default, or one that restore-vlm methods NAME lists.")] = "auto",
+    settings: Settings = None,
+    names: Annotated[Path | None, typer.Option(help="File of readable class names.")] = None,
+    precision: Annotated[Precision, typer.Option(help="auto is bf16 where the hardware has it.")] = Precision.auto,
+    device: Device = None,
+    skip_bad_images: SkipBad = False,
+) -> None:
+    """Adapt a model to the photos in DATA."""
+    from restore_vlm.serving import fit
+    from restore_vlm.terminal import bars, err
+
+    folder = out or Path("runs") / f"{Path(data).resolve().stem}-{Path(method).stem}-{classes}-{shots}shot-seed{seed}"
+    with bars() as display:
+        classifier = fit(
+            data, method, backbone, _shots(shots), seed, classes, settings or (), folder, _progress(display),
+            recipe=recipe, names=str(names) if names else None, precision=precision.value, device=device,
+            skip_bad_images=skip_bad_images,
+        )  # fmt: skip
+    err.print(f"Learned {len(classifier.classes)} classes with {Path(method).stem}: [bold]{folder}[/]", highlight=False)
+    err.print(f"Next: restore-vlm evaluate {folder} --data {data}\n      restore-vlm predict {folder} PHOTO ...",
+              highlight=False)  # fmt: skip
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    data: Annotated[str, typer.Option(help="As for train.")],
+    classes: Annotated[str, typer.Option(help="all, base, novel, or a file of class names.")] = "all",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    skip_bad_images: SkipBad = False,
+    device: Device = None,
+) -> None:
+    """Test a run on labelled photos it was not trained on."""
+    from restore_vlm.serving import Classifier
+    from restore_vlm.terminal import bars
+    from restore_vlm.training import write_json
+
+    which: Any = classes if classes in ("all", "base", "novel") else Path(classes)
+    with bars() as display:
+        result = Classifier.load(run, device).evaluate(
+            data, which, skip_bad_images, _progress(display),
+            lambda done, total: display.move("testing", done, total),
+        )  # fmt: skip
+    write_json(run / f"evaluation-{Path(classes).stem}.json", {"data": data, **result.as_json()})
+    if as_json:
+        print(json.dumps(result.as_json(), indent=2))
+    else:
+        _show(result)
+
+
+@app.command()
+def predict(
+    run: Run,
+    photos: Annotated[list[Path], typer.Argument(help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to show per photo.")] = 5,
+    classes: Annotated[
+        str | None, typer.Option(help='Any class names, also new ones: "red panda, tabby, ..."')
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    device: Device = None,
+) -> None:
+    """Tell what photos show."""
+    from restore_vlm.serving import Classifier
+    from restore_vlm.terminal import bars, table
+
+    if as_json and as_csv:
+        raise UserError("Choose one of --json and --csv.")
+    names = [n.strip() for n in classes.split(",") if n.strip()] if classes is not None else None
+    with bars() as display:
+        found = Classifier.load(run, device).predict(
+            list(photos), names, top, lambda done: display.move("photos", done, len(photos))
+        )
+    rows = [
+        {"photo": str(photo), "rank": rank, "class": name, "probability": round(probability, 6)}
+        for photo, prediction in zip(photos, found, strict=True)
+        for rank, (name, probability) in enumerate(
+            zip(prediction.classes, prediction.probabilities, strict=True), start=1
+        )
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    elif as_csv:
+        writer = csv.DictWriter(sys.stdout, ["photo", "rank", "class", "probability"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        cells = [[str(r["photo"]) if r["rank"] == 1 else "", r["class"], f"{100 * r['probability']:.1f}"] for r in rows]
+        table("Predictions", "photo", "class", "%", rows=cells)
+
+
+@app.command()
+def demo(
+    seeds: Annotated[int, typer.Option(min=1, max=3, help="How many of the seeds 1-3.")] = 3,
+    out: Annotated[Path, typer.Option(help="Where table, picture and runs go.")] = Path("demo"),
+) -> None:
+    """Adapt the bundled CLIP to bundled night-vision photos by four methods and compare them."""
+    from restore_vlm.demo import run_demo
+
+    run_demo(range(1, seeds + 1), out)
+
+
+@app.command()
+def methods(
+    method: Annotated[str | None, typer.Argument(help="Show the settings of one method.")] = None,
+    recipe: Annotated[str, typer.Option(help="default, or one of the method's recipes.")] = "default",
+) -> None:
+    """List the methods, or show one with all its settings."""
+    import tomli_w
+
+    from restore_vlm.method.presets import load_recipe, recipes
+    from restore_vlm.method.presets import methods as known
+    from restore_vlm.terminal import table
+
+    if method is None:
+        rows = []
+        for name in known():
+            parts = load_recipe(name)
+            losses = [n for n, part in parts.losses if part is not None]
+            towers = f"{parts.prompts.towers}{', coupled' if parts.prompts.coupled else ''}" if parts.prompts else "-"
+            surgery = "yes" if parts.surgery else "-"
+            rows.append([name, towers, surgery, ", ".join(losses), ", ".join(recipes(name)), parts.source])
+        table("Methods", "method", "prompts", "surgery", "losses", "recipes", "source", rows=rows)
+        return
+    print(tomli_w.dumps(load_recipe(method, recipe).model_dump(mode="json", exclude_none=True)), end="")
+
+
+def _shots(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdigit() or int(text) == 0:
+        raise UserError(f"--shots {text!r} is neither a positive number nor all.")
+    return int(text)
+
+
+def _progress(display: Bars) -> Progress:
+    from restore_vlm.training import Progress
+
+    return Progress(
+        say=display.say,
+        checked=lambda done, total: display.move("checking images", done, total),
+        on_step=lambda done, total, m: display.move("training", done, total, f"loss {m['loss']:.3f}"),
+    )
+
+
+def _show(result: Evaluation) -> None:
+    from restore_vlm.terminal import percent, table
+
+    low, high = result.interval
+    summary = [
+        ["accuracy, %", f"{percent(result.accuracy)} (95 % interval {percent(low)} to {percent(high)})"],
+        ["images", str(result.images)],
+        ["classes", str(len(result.classes))],
+        ["expected calibration error, %", percent(result.calibration_error)],
+    ]
+    table("Result", "", "", rows=summary)
+    ranked = sorted(result.per_class.items(), key=lambda pair: (pair[1] is None, pair[1]))
+    table("Per class, worst first", "class", "accuracy, %", rows=[[n, percent(a)] for n, a in ranked[:20]])
+    if result.confusions:
+        rows = [[c["true"], c["predicted"], str(c["count"])] for c in result.confusions]
+        table("Most frequent mistakes", "shows", "taken for", "times", rows=rows)
+
+
+def main() -> None:
+    """Runs the command line; bad input ends with one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on where it was.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Images on disk to batches: sources, checks, few-shot samples, loading."""
+
+from restore_vlm.data.checks import Report, check
+from restore_vlm.data.fewshot import sample, short_classes
+from restore_vlm.data.images import BadImage, inspect, open_image
+from restore_vlm.data.loading import Images, loader, test_transform, train_transform
+from restore_vlm.data.sources import Dataset, Item, load_dataset, select_classes
+
+__all__ = [
+    "BadImage",
+    "Dataset",
+    "Images",
+    "Item",
+    "Report",
+    "check",
+    "inspect",
+    "load_dataset",
+    "loader",
+    "open_image",
+    "sample",
+    "select_classes",
+    "short_classes",
+    "test_transform",
+    "train_transform",
+]

@@ -1,0 +1,23 @@
+"""Training: one loop, its schedule, precision and run folder."""
+
+from restore_vlm.training.loop import Trainer
+from restore_vlm.training.precision import autocast, resolve_precision
+from restore_vlm.training.run import Progress, RunConfig, run, training_images
+from restore_vlm.training.run_folder import RunFolder, read_tensors, write_atomic, write_json, write_tensors
+from restore_vlm.training.schedule import learning_rate
+
+__all__ = [
+    "Progress",
+    "RunConfig",
+    "RunFolder",
+    "Trainer",
+    "autocast",
+    "learning_rate",
+    "read_tensors",
+    "resolve_precision",
+    "run",
+    "training_images",
+    "write_atomic",
+    "write_json",
+    "write_tensors",
+]

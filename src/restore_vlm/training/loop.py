@@ -1,0 +1,179 @@
+"""The one training loop: deterministic, resumable, unaware of methods."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from restore_vlm.data import Images, loader
+from restore_vlm.errors import UserError
+from restore_vlm.method import GaussianAverage, Gradient, Losses, PromptedModel, TrainingConfig
+from restore_vlm.training.precision import autocast
+from restore_vlm.training.run_folder import RunFolder, read_tensors, write_tensors
+from restore_vlm.training.schedule import learning_rate
+
+CHECKPOINT_SECONDS = 20.0
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""Called with steps done, steps in all and the step's metrics."""
+
+
+class Trainer:
+    """Trains the learned parts of a model.
+
+    A run is a function of its configuration alone: the order of the images and their random
+    crops depend on (seed, epoch, image), so one resumed from a checkpoint ends with the same bits
+    as one never interrupted (CPU, fp32).
+
+    Args:
+        model: Holding the training classes; its learned tensors are fp32.
+        images: Training images.
+        config: The optimisation.
+        seed: Of the order of the images.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        folder: Where metrics and checkpoints go; None keeps everything in memory.
+    """
+
+    def __init__(
+        self,
+        model: PromptedModel,
+        images: Images,
+        config: TrainingConfig,
+        seed: int,
+        precision: str,
+        folder: RunFolder | None = None,
+    ) -> None:
+        self.model, self.images, self.config, self.seed = model, images, config, seed
+        self.precision, self.folder = precision, folder
+        self.device = model.backbone.logit_scale.device
+        self.losses = Losses(model.config, model).to(self.device)
+        self.gradient = Gradient(self.losses, model)
+        self.learned = model.trainable()
+        self.optimiser = torch.optim.SGD(
+            self.learned.values(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        averaging = model.config.averaging
+        self.average = GaussianAverage(averaging, config.epochs) if averaging else None
+        self.step = 0
+        self.pending: list[dict[str, Any]] = []
+
+    @property
+    def batch(self) -> int:
+        return min(self.config.batch, len(self.images))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.images) // self.batch
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run; an epoch's last incomplete batch is dropped."""
+        return self.steps_per_epoch * self.config.epochs
+
+    def run(self, on_step: OnStep | None = None) -> None:
+        """Trains to the end, from the checkpoint if there is one.
+
+        Raises:
+            UserError: If a loss is not finite; names the step, the learning rate and the term.
+        """
+        self._resume()
+        saved = time.monotonic()
+        while self.step < self.steps:
+            epoch, done = divmod(self.step, self.steps_per_epoch)
+            for group in self.optimiser.param_groups:
+                group["lr"] = learning_rate(self.config, epoch)
+            for images, labels in self._batches(epoch, done):
+                metrics = self._train_step(images.to(self.device), labels.to(self.device), epoch)
+                self.pending.append(metrics)
+                if on_step:
+                    on_step(self.step, self.steps, metrics)
+                if time.monotonic() - saved > CHECKPOINT_SECONDS and self.step % self.steps_per_epoch:
+                    self._save()
+                    saved = time.monotonic()
+            self._end_epoch(epoch)
+            self._save()
+            saved = time.monotonic()
+        if self.average:
+            for name, value in self.average.state.items():
+                self.learned[name].data.copy_(value)
+
+    def _batches(self, epoch: int, skip: int) -> Any:
+        self.images.set_epoch(epoch)
+        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.images), generator=rng).tolist()
+        return loader(self.images, self.batch, order[skip * self.batch : self.steps_per_epoch * self.batch])
+
+    def _train_step(self, images: Tensor, labels: Tensor, epoch: int) -> dict[str, Any]:
+        with autocast(self.precision, self.device):
+            out, terms = self.gradient.backward(self.model, images, labels, self.scaler.get_scale())
+        rate = self.optimiser.param_groups[0]["lr"]
+        values = {name: term.item() for name, term in terms.items()}
+        self._check_finite(values, rate, epoch)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad()
+        self.step += 1
+        accuracy = (out.logits.argmax(-1) == labels).float().mean().item()
+        total = {"loss": sum(values.values()), **values, "accuracy": accuracy}
+        return {"step": self.step, "epoch": epoch + 1, "lr": rate, **total}
+
+    def _check_finite(self, values: dict[str, float], rate: float, epoch: int) -> None:
+        for name, value in values.items():
+            if value - value != 0:
+                where = f"step {self.step + 1} (epoch {epoch + 1})"
+                kept = f"; the last good checkpoint is {self.folder.checkpoint}" if self.folder else ""
+                raise UserError(
+                    f"Training stopped at {where}: the {name} loss is {value} at learning rate {rate:g}; "
+                    f"lower training.lr or the weight of {name}{kept}."
+                )
+
+    def _end_epoch(self, epoch: int) -> None:
+        surgery = self.model.config.surgery
+        if surgery and surgery.dynamic and epoch == self.config.epochs // 3:
+            self.model.grow_surgery()
+        if self.average:
+            self.average.add(epoch, {n: p.detach() for n, p in self.learned.items()})
+
+    def _save(self) -> None:
+        """Writes metrics first, then the checkpoint that vouches for them."""
+        if self.folder is None or not all(bool(p.isfinite().all()) for p in self.learned.values()):
+            return
+        self.folder.add_metrics(self.pending)
+        self.pending = []
+        tensors = {f"model.{n}": t for n, t in self.model.adapter_state().items()}
+        tensors |= {f"losses.{n}": t for n, t in self.losses.state_dict().items()}
+        for name, parameter in self.learned.items():
+            momentum = self.optimiser.state.get(parameter, {}).get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = momentum
+        if self.average:
+            tensors |= {f"average.{n}": t for n, t in self.average.state.items()}
+        header = {"step": self.step, "scaler": self.scaler.state_dict()}
+        write_tensors(self.folder.checkpoint, tensors, header)
+
+    def _resume(self) -> None:
+        if self.folder is None:
+            return
+        if not self.folder.checkpoint.is_file():
+            self.folder.keep_metrics(0)
+            return
+        tensors, header = read_tensors(self.folder.checkpoint)
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {
+                n.removeprefix(prefix): t.to(self.device) for n, t in tensors.items() if n.startswith(prefix)
+            }
+
+        self.model.load_state_dict(part("model."), strict=False)
+        self.losses.load_state_dict(part("losses."))
+        for name, momentum in part("momentum.").items():
+            self.optimiser.state[self.learned[name]]["momentum_buffer"] = momentum
+        if self.average:
+            self.average.state = part("average.")
+        self.scaler.load_state_dict(header["scaler"])
+        self.step = header["step"]
+        self.folder.keep_metrics(self.step)

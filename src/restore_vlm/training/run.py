@@ -1,0 +1,180 @@
+"""One training run from a request: data, backbone, method, folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
+
+from restore_vlm.backbone import Backbone, load_backbone, pick_device
+from restore_vlm.backbone.loading import TINY
+from restore_vlm.data import Dataset, Images, check, load_dataset, sample, select_classes, short_classes, train_transform
+from restore_vlm.errors import UserError
+from restore_vlm.method import PromptedModel, Recipe, load_recipe, recipes
+from restore_vlm.training.loop import OnStep, Trainer
+from restore_vlm.training.precision import Precision, resolve_precision
+from restore_vlm.training.run_folder import RunFolder, write_json, write_tensors
+
+FORMAT = 1
+
+
+class RunConfig(BaseModel):
+    """Everything a run is asked for.
+
+    Attributes:
+        data: Image folder, manifest or benchmark folder.
+        names: File of readable class names, if any.
+        method: A bundled method or a TOML file.
+        recipe: The method's recipe used; ``auto`` takes the backbone's own where there is one.
+        settings: ``key=value`` overrides of the recipe.
+        backbone: See :func:`restore_vlm.backbone.load_backbone`.
+        classes: ``all``, ``base``, ``novel`` or a file of class names.
+        shots: Training images per class; None takes all.
+        seed: Of sampling, initialisation and order.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        device: None picks the best.
+        skip_bad_images: Whether to go on without unreadable images.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: str
+    names: str | None = None
+    method: str = "restore"
+    recipe: str = "auto"
+    settings: tuple[str, ...] = ()
+    backbone: str = TINY
+    classes: str = "all"
+    shots: int | None = 16
+    seed: NonNegativeInt = 1
+    precision: Precision = "auto"
+    device: str | None = None
+    skip_bad_images: bool = False
+
+
+@dataclass
+class Progress:
+    """How a run tells what it is doing; every callback may be left out.
+
+    Attributes:
+        say: A sentence worth reading (warnings, what was scaled or skipped).
+        checked: Images checked so far, and of how many.
+        on_step: Training steps.
+    """
+
+    say: Callable[[str], None] = lambda text: None
+    checked: Callable[[int, int], None] = lambda done, total: None
+    on_step: OnStep = lambda done, total, metrics: None
+
+
+def resolve_recipe(config: RunConfig) -> tuple[Recipe, str]:
+    """The method with all hyper-parameters, and the name of the recipe they came from."""
+    name = config.recipe
+    if name == "auto":
+        name = TINY if config.backbone == TINY and TINY in recipes(config.method) else "default"
+    return load_recipe(config.method, name, config.settings), name
+
+
+def prepare_data(config: RunConfig, progress: Progress) -> tuple[Dataset, dict[Path, str]]:
+    """Loads, checks, samples and selects; returns the data set and the sha256 of its images.
+
+    Raises:
+        UserError: For any defect of the data that training should not paper over.
+    """
+    full = load_dataset(config.data, Path(config.names) if config.names else None)
+    total = len(full.train) + len(full.val) + len(full.test)
+    full, report = check(full, config.skip_bad_images, lambda done: progress.checked(done, total))
+    if report.bad:
+        progress.say(f"Going on without {len(report.bad)} unreadable images.")
+    if report.shared:
+        a, b = report.shared[0]
+        progress.say(
+            f"{len(report.shared)} images are in both train and test (such as {a.name} and {b.name}); "
+            "test accuracy will be too high."
+        )
+    short = short_classes(full, config.shots) if config.shots else {}
+    if short:
+        name, count = next(iter(short.items()))
+        progress.say(
+            f"{len(short)} classes have fewer than {config.shots} training images (such as {name} with "
+            f"{count}); all of theirs are used."
+        )
+    few = sample(full, config.shots, config.seed)
+    which = config.classes
+    return select_classes(few, Path(which) if which not in ("all", "base", "novel") else which), report.hashes
+
+
+def build_model(
+    recipe: Recipe, backbone: Backbone, classes: list[str], seed: int, progress: Progress
+) -> PromptedModel:
+    """Assembles a method on a backbone with its parts initialised from ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = PromptedModel(backbone, recipe, classes)
+    device = backbone.logit_scale.device
+    if model.prompts is not None and recipe.prompts and model.prompts.depth < recipe.prompts.depth:
+        progress.say(
+            f"Prompt depth {recipe.prompts.depth} of the recipe is scaled to the {model.prompts.depth} "
+            f"blocks of {backbone.name}."
+        )
+    return model.to(device)
+
+
+def run(
+    config: RunConfig, out: Path | None = None, progress: Progress | None = None
+) -> tuple[PromptedModel, dict[str, Any]]:
+    """Trains, or finishes a run that was interrupted.
+
+    Args:
+        config: The request.
+        out: The run folder; None keeps everything in memory.
+        progress: Callbacks.
+
+    Returns:
+        The model holding the training classes, and the header saved beside its weights.
+
+    Raises:
+        UserError: For bad input, a folder holding another run, or a non-finite loss.
+    """
+    progress = progress or Progress()
+    recipe, recipe_name = resolve_recipe(config)
+    device = pick_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    data, hashes = prepare_data(config, progress)
+    backbone = load_backbone(config.backbone).to(device)
+    model = build_model(recipe, backbone, data.classes, config.seed, progress)
+    header = {
+        "format": FORMAT,
+        "version": version("restore-vlm"),
+        "backbone": config.backbone,
+        "classes": data.classes,
+        "recipe": recipe_name,
+        "settings": list(config.settings),
+        "method": recipe.model_dump(mode="json"),
+    }
+    folder = RunFolder(out) if out else None
+    if folder:
+        request = config.model_dump(mode="json") | {"recipe": recipe_name, "precision": precision}
+        folder.start({"run": request, "method": recipe.model_dump(mode="json")}, device)
+        trained = {str(i.path): hashes[i.path] for i in data.train if i.path in hashes}
+        write_json(folder.images, trained)
+    if recipe.trainable and recipe.training.epochs:
+        images = Images(data.train, train_transform(backbone.preprocess), seed=config.seed)
+        Trainer(model, images, recipe.training, config.seed, precision, folder).run(progress.on_step)
+    if folder:
+        write_tensors(folder.adapter, model.adapter_state(), header)
+    return model, header
+
+
+def training_images(out: Path) -> dict[str, str]:
+    """Path -> sha256 of the images a run was trained on."""
+    try:
+        return json.loads(RunFolder(out).images.read_text())
+    except (OSError, ValueError):
+        raise UserError(f"There is no readable {RunFolder(out).images}; is {out} a run folder?") from None
