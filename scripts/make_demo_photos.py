@@ -100,7 +100,9 @@ def main() -> None:
     chosen = drawn[:CLASSES] if args.part == "demo" else drawn[CLASSES:]
     archive = zipfile.ZipFile(args.photos)
     for folder in chosen:
-        photos = sorted(n for n in archive.namelist() if Path(n).parent.name == folder and not n.endswith("/"))
+        photos = sorted(
+            n for n in archive.namelist() if Path(n).parent.name == folder and not n.endswith("/")
+        )
         random.Random(f"{SEED} {folder}").shuffle(photos)
         for i, photo in enumerate(photos):
             home = args.out / ("train" if i < SHOTS else "test") / names[folder].lower().replace(" ", "_")

@@ -219,7 +219,9 @@ class Texts:
 
 
 @torch.inference_mode()
-def accuracy(model: CLIP, rows: torch.Tensor, texts: Texts, pixels: np.ndarray, labels: np.ndarray, size: int) -> float:
+def accuracy(
+    model: CLIP, rows: torch.Tensor, texts: Texts, pixels: np.ndarray, labels: np.ndarray, size: int
+) -> float:
     """Zero-shot top-1 with "a photo of a {}." over all classes."""
     features, hits = encode_texts(model, rows, texts.plain()), 0
     for start in range(0, len(pixels), 500):
@@ -344,7 +346,9 @@ if __name__ == "__main__":
     parser.add_argument("--train", type=Path, required=True, help="folder or zip, one sub-folder per class")
     parser.add_argument("--val", type=Path, required=True)
     parser.add_argument("--names", type=Path, help="TSV: sub-folder, comma-separated names")
-    parser.add_argument("--work", type=Path, required=True, help="caches, checkpoint, log and the model/ folder")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="caches, checkpoint, log and the model/ folder"
+    )
     parser.add_argument("--stages", default="32:45,64:12", help="image size : epochs, in order")
     parser.add_argument("--teacher", action="store_true", help="distil from EfficientNet-Lite0")
     parser.add_argument("--batch", type=int, default=512)

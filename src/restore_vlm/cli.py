@@ -47,7 +47,9 @@ Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best the
 @app.command()
 def train(
     data: Data,
-    method: Annotated[str, typer.Option(help="A method (see: restore-vlm methods) or a TOML file.")] = "restore",
+    method: Annotated[
+        str, typer.Option(help="A method (see: restore-vlm methods) or a TOML file.")
+    ] = "restore",
     backbone: Annotated[
         str, typer.Option(help="tiny, MODEL:WEIGHTS such as ViT-B-16:openai, hf-hub:OWNER/REPO, or a folder.")
     ] = "tiny",
@@ -55,10 +57,14 @@ def train(
     seed: Annotated[int, typer.Option(min=0)] = 1,
     classes: Annotated[str, typer.Option(help="all, base, novel, or a file of class names.")] = "all",
     out: Annotated[Path | None, typer.Option(help="Run folder; the same command resumes it.")] = None,
-    recipe: Annotated[str, typer.Option(help="auto, default, or one that restore-vlm methods NAME lists.")] = "auto",
+    recipe: Annotated[
+        str, typer.Option(help="auto, default, or one that restore-vlm methods NAME lists.")
+    ] = "auto",
     settings: Settings = None,
     names: Annotated[Path | None, typer.Option(help="File of readable class names.")] = None,
-    precision: Annotated[Precision, typer.Option(help="auto is bf16 where the hardware has it.")] = Precision.auto,
+    precision: Annotated[
+        Precision, typer.Option(help="auto is bf16 where the hardware has it.")
+    ] = Precision.auto,
     device: Device = None,
     skip_bad_images: SkipBad = False,
 ) -> None:
@@ -66,14 +72,20 @@ def train(
     from restore_vlm.serving import fit
     from restore_vlm.terminal import bars, err
 
-    folder = out or Path("runs") / f"{Path(data).resolve().stem}-{Path(method).stem}-{classes}-{shots}shot-seed{seed}"
+    folder = (
+        out
+        or Path("runs") / f"{Path(data).resolve().stem}-{Path(method).stem}-{classes}-{shots}shot-seed{seed}"
+    )
     with bars() as display:
         classifier = fit(
             data, method, backbone, _shots(shots), seed, classes, settings or (), folder, _progress(display),
             recipe=recipe, names=str(names) if names else None, precision=precision.value, device=device,
             skip_bad_images=skip_bad_images,
         )  # fmt: skip
-    err.print(f"Learned {len(classifier.classes)} classes with {Path(method).stem}: [bold]{folder}[/]", highlight=False)
+    err.print(
+        f"Learned {len(classifier.classes)} classes with {Path(method).stem}: [bold]{folder}[/]",
+        highlight=False,
+    )
     err.print(f"Next: restore-vlm evaluate {folder} --data {data}\n      restore-vlm predict {folder} PHOTO ...",
               highlight=False)  # fmt: skip
 
@@ -142,7 +154,10 @@ def predict(
         writer.writeheader()
         writer.writerows(rows)
     else:
-        cells = [[str(r["photo"]) if r["rank"] == 1 else "", r["class"], f"{100 * r['probability']:.1f}"] for r in rows]
+        cells = [
+            [str(r["photo"]) if r["rank"] == 1 else "", r["class"], f"{100 * r['probability']:.1f}"]
+            for r in rows
+        ]
         table("Predictions", "photo", "class", "%", rows=cells)
 
 
@@ -174,7 +189,11 @@ def methods(
         for name in known():
             parts = load_recipe(name)
             losses = [n for n, part in parts.losses if part is not None]
-            towers = f"{parts.prompts.towers}{', coupled' if parts.prompts.coupled else ''}" if parts.prompts else "-"
+            towers = (
+                f"{parts.prompts.towers}{', coupled' if parts.prompts.coupled else ''}"
+                if parts.prompts
+                else "-"
+            )
             surgery = "yes" if parts.surgery else "-"
             rows.append([name, towers, surgery, ", ".join(losses), ", ".join(recipes(name)), parts.source])
         table("Methods", "method", "prompts", "surgery", "losses", "recipes", "source", rows=rows)

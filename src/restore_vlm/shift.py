@@ -21,8 +21,9 @@ KNEE = 4.0
 
 def prompt_norm(prompt: Tensor) -> Tensor:
     """||P^T P||_F of (n, width) prompts, through the (n, n) Gram matrix that has the same norm."""
-    prompt = prompt.float()
-    return (prompt @ prompt.T).norm()
+    with torch.autocast(prompt.device.type, enabled=False):
+        prompt = prompt.float()
+        return (prompt @ prompt.T).norm()
 
 
 def prompt_norms(prompts: Sequence[Tensor]) -> Tensor:

@@ -7,9 +7,9 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conformance.recipe import tensor
 from open_clip.transform import PreprocessCfg
 
+from conformance.recipe import tensor
 from restore_vlm.backbone import Backbone
 from restore_vlm.method import Losses, MethodConfig, PromptedModel
 
@@ -83,11 +83,15 @@ def load_trainable(model: PromptedModel, config: MethodConfig, seed: int, expect
 
 def images(case: dict, stream: int, count: int) -> torch.Tensor:
     shape = (count, 3, case["image_size"], case["image_size"])
-    return torch.from_numpy(np.random.default_rng([case["seed"], stream]).standard_normal(shape, dtype=np.float32))
+    return torch.from_numpy(
+        np.random.default_rng([case["seed"], stream]).standard_normal(shape, dtype=np.float32)
+    )
 
 
 def close(actual, wanted, **tolerance) -> None:
-    torch.testing.assert_close(torch.as_tensor(actual), torch.tensor(wanted), **{"rtol": 0, "atol": 0, **tolerance})
+    torch.testing.assert_close(
+        torch.as_tensor(actual), torch.tensor(wanted), **{"rtol": 0, "atol": 0, **tolerance}
+    )
 
 
 def test_case(case_file: Path) -> None:

@@ -51,7 +51,8 @@ class Backbone(nn.Module):
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """(b, d) and (c, d) unit features -> (b, c) logits, with the checkpoint's scale and bias."""
-        logits = self.logit_scale.exp() * image_features @ text_features.transpose(-1, -2)
+        with torch.autocast(image_features.device.type, enabled=False):
+            logits = self.logit_scale.exp() * image_features @ text_features.transpose(-1, -2)
         return logits if self.logit_bias is None else logits + self.logit_bias
 
     def train(self, mode: bool = True) -> Backbone:
@@ -94,13 +95,13 @@ def _check_folder(folder: Path) -> None:
         )
     try:
         json.loads(config.read_text())["model_cfg"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{config} is not an open_clip configuration: no 'model_cfg' in it.") from None
 
 
 def _create(where: str, **options: Any) -> tuple[nn.Module, str]:
     try:
-        return open_clip.create_model(where, precision="fp32", **options), where
+        return open_clip.create_model(where, precision="fp32", require_pretrained=True, **options), where
     except UserError:
         raise
     except Exception as error:
@@ -118,7 +119,9 @@ def _create_by_tag(name: str) -> tuple[nn.Module, str]:
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
         if not tag:
-            raise UserError(f"Say which weights of {architecture}: {architecture}:TAG, TAG one of {', '.join(tags)}.")
+            raise UserError(
+                f"Say which weights of {architecture}: {architecture}:TAG, TAG one of {', '.join(tags)}."
+            )
         raise unknown(f"weights of {architecture}", tag, tags)
     quick = bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"))
     return _create(architecture, pretrained=tag, force_quick_gelu=quick)
@@ -141,5 +144,7 @@ def pick_device(name: str | None = None) -> torch.device:
     if name is None:
         return torch.device(next(d for d, there in available.items() if there))
     if not available.get(name.split(":")[0], False):
-        raise UserError(f"There is no device {name!r} here; use one of {', '.join(d for d in available if available[d])}.")
+        raise UserError(
+            f"There is no device {name!r} here; use one of {', '.join(d for d in available if available[d])}."
+        )
     return torch.device(name)

@@ -109,7 +109,9 @@ class TextTower(nn.Module):
             stop_id = stop[self.end(stop[None])[0]]
             too_long = [p for p, row, e in zip(prompts, ids, ends, strict=True) if row[e] != stop_id]
             full = ends == limit - 1
-            too_long += [p for p, f in zip(prompts, full, strict=True) if f and not self._fits(p, placeholders, limit)]
+            too_long += [
+                p for p, f in zip(prompts, full, strict=True) if f and not self._fits(p, placeholders, limit)
+            ]
             if too_long:
                 raise UserError(
                     f"The prompt {too_long[0]!r} is longer than the {limit} tokens the text tower "

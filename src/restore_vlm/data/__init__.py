@@ -1,6 +1,6 @@
 """Images on disk to batches: sources, checks, few-shot samples, loading."""
 
-from restore_vlm.data.checks import Report, check
+from restore_vlm.data.checks import Report, check, same_content
 from restore_vlm.data.fewshot import sample, short_classes
 from restore_vlm.data.images import BadImage, inspect, open_image
 from restore_vlm.data.loading import Images, loader, test_transform, train_transform
@@ -17,6 +17,7 @@ __all__ = [
     "load_dataset",
     "loader",
     "open_image",
+    "same_content",
     "sample",
     "select_classes",
     "short_classes",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,12 +19,10 @@ class Report:
     Attributes:
         bad: Reason for each image that cannot be used.
         hashes: sha256 (hex) of the content of every other file.
-        shared: Train and test images of identical content, as pairs (train, test).
     """
 
     bad: dict[Path, str]
     hashes: dict[Path, str]
-    shared: list[tuple[Path, Path]]
 
 
 def check(
@@ -53,7 +51,7 @@ def check(
             "replace or remove them, or go on without them with --skip-bad-images."
         )
     good = _without(dataset, bad) if bad else dataset
-    return good, Report(bad, hashes, _shared(good.train, good.test, hashes))
+    return good, Report(bad, hashes)
 
 
 def _without(dataset: Dataset, bad: dict[Path, str]) -> Dataset:
@@ -71,9 +69,15 @@ def _without(dataset: Dataset, bad: dict[Path, str]) -> Dataset:
     return replace(dataset, train=train, test=kept(dataset.test), val=kept(dataset.val))
 
 
-def _shared(train: Iterable[Item], test: Iterable[Item], hashes: dict[Path, str]) -> list[tuple[Path, Path]]:
+def same_content(dataset: Dataset, hashes: dict[Path, str]) -> list[tuple[Path, Path]]:
+    """(train, test) pairs of images with the same content.
+
+    Args:
+        dataset: Its training and test images.
+        hashes: Of the content of every image, from :class:`Report`.
+    """
     by_hash: dict[str, list[Path]] = {}
-    for path in dict.fromkeys(item.path for item in train):
+    for path in dict.fromkeys(item.path for item in dataset.train):
         by_hash.setdefault(hashes[path], []).append(path)
-    paths = dict.fromkeys(item.path for item in test)
+    paths = dict.fromkeys(item.path for item in dataset.test)
     return [(mine, path) for path in paths for mine in by_hash.get(hashes[path], [])]

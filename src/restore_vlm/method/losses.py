@@ -31,7 +31,9 @@ class FeatureShiftLoss(nn.Module):
             self.register_buffer("image_reference", prompt_norms(image).clone())
             self._frozen_text = None
             if self.measure == "embedding":
-                self._frozen_text = model.backbone.text(model.frozen_classes(model.classnames), states=True)[1]
+                self._frozen_text = model.backbone.text(model.frozen_classes(model.classnames), states=True)[
+                    1
+                ]
 
     def forward(self, model: PromptedModel, images: Tensor, out: Encoded) -> Tensor:
         """The scalar loss; ``out`` must carry states for the ``embedding`` measure."""
@@ -59,15 +61,15 @@ class Losses(nn.Module):
         super().__init__()
         losses = config.losses
         self.weights = {n: part.weight for n, part in losses if part is not None}
-        self.feature_shift = (
-            FeatureShiftLoss(losses.feature_shift, model) if losses.feature_shift else None
-        )
+        self.feature_shift = FeatureShiftLoss(losses.feature_shift, model) if losses.feature_shift else None
 
     @property
     def needs_states(self) -> bool:
         return self.feature_shift is not None and self.feature_shift.measure == "embedding"
 
-    def forward(self, model: PromptedModel, images: Tensor, labels: Tensor) -> tuple[Encoded, dict[str, Tensor]]:
+    def forward(
+        self, model: PromptedModel, images: Tensor, labels: Tensor
+    ) -> tuple[Encoded, dict[str, Tensor]]:
         """Runs the model and returns its output with every term, weighted, by name."""
         out = model.encode(images, self.needs_states)
         terms = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,15 @@ from PIL import Image
 from pydantic import ValidationError
 
 from restore_vlm.backbone import load_backbone, pick_device
-from restore_vlm.data import BadImage, Dataset, check, load_dataset, open_image, select_classes, test_transform
+from restore_vlm.data import (
+    BadImage,
+    Dataset,
+    check,
+    load_dataset,
+    open_image,
+    select_classes,
+    test_transform,
+)
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation import Evaluation, evaluate
 from restore_vlm.method import PromptedModel, Recipe
@@ -104,8 +112,8 @@ class Classifier:
     ) -> Evaluation:
         """Tests on the labelled photos of ``data`` that it was not trained on.
 
-        Where the data has a test split, that; otherwise every image whose content was not trained
-        on. Images are compared with those of training by content, not by name.
+        Where the data has a split, its test part (or, without one, its val part); otherwise every
+        image. Images are compared with those of training by content, not by name.
 
         Args:
             data: Anything :func:`restore_vlm.fit` takes, or a loaded data set.
@@ -120,10 +128,8 @@ class Classifier:
         progress = progress or Progress()
         full = data if isinstance(data, Dataset) else load_dataset(data)
         chosen = select_classes(full, classes)
-        if not full.split:
-            chosen = Dataset(chosen.name, chosen.classes, [], [*chosen.train, *chosen.test], [], False)
-        else:
-            chosen = Dataset(chosen.name, chosen.classes, [], chosen.test, [], True)
+        candidates = chosen.test or chosen.val if full.split else chosen.train
+        chosen = replace(chosen, train=[], val=[], test=candidates)
         count = len(chosen.test)
         chosen, report = check(chosen, skip_bad_images, lambda done: progress.checked(done, count))
         if report.bad:

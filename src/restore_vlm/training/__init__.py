@@ -1,6 +1,7 @@
 """Training: one loop, its schedule, precision and run folder."""
 
 from restore_vlm.training.loop import Trainer
+from restore_vlm.training.memory import keep_freed_memory
 from restore_vlm.training.precision import autocast, resolve_precision
 from restore_vlm.training.run import Progress, RunConfig, run, training_images
 from restore_vlm.training.run_folder import RunFolder, read_tensors, write_atomic, write_json, write_tensors
@@ -12,6 +13,7 @@ __all__ = [
     "RunFolder",
     "Trainer",
     "autocast",
+    "keep_freed_memory",
     "learning_rate",
     "read_tensors",
     "resolve_precision",

@@ -12,6 +12,7 @@ from torch import Tensor
 from restore_vlm.data import Images, loader
 from restore_vlm.errors import UserError
 from restore_vlm.method import GaussianAverage, Gradient, Losses, PromptedModel, TrainingConfig
+from restore_vlm.training.memory import keep_freed_memory
 from restore_vlm.training.precision import autocast
 from restore_vlm.training.run_folder import RunFolder, read_tensors, write_tensors
 from restore_vlm.training.schedule import learning_rate
@@ -58,7 +59,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         averaging = model.config.averaging
         self.average = GaussianAverage(averaging, config.epochs) if averaging else None
-        self.step = 0
+        self.step, self.seconds = 0, 0.0
         self.pending: list[dict[str, Any]] = []
 
     @property
@@ -80,8 +81,10 @@ class Trainer:
         Raises:
             UserError: If a loss is not finite; names the step, the learning rate and the term.
         """
+        keep_freed_memory()
         self._resume()
-        saved = time.monotonic()
+        began = saved = time.monotonic()
+        before = self.seconds
         while self.step < self.steps:
             epoch, done = divmod(self.step, self.steps_per_epoch)
             for group in self.optimiser.param_groups:
@@ -91,6 +94,7 @@ class Trainer:
                 self.pending.append(metrics)
                 if on_step:
                     on_step(self.step, self.steps, metrics)
+                self.seconds = before + time.monotonic() - began
                 if time.monotonic() - saved > CHECKPOINT_SECONDS and self.step % self.steps_per_epoch:
                     self._save()
                     saved = time.monotonic()
@@ -152,7 +156,7 @@ class Trainer:
                 tensors[f"momentum.{name}"] = momentum
         if self.average:
             tensors |= {f"average.{n}": t for n, t in self.average.state.items()}
-        header = {"step": self.step, "scaler": self.scaler.state_dict()}
+        header = {"step": self.step, "seconds": round(self.seconds, 2), "scaler": self.scaler.state_dict()}
         write_tensors(self.folder.checkpoint, tensors, header)
 
     def _resume(self) -> None:
@@ -175,5 +179,5 @@ class Trainer:
         if self.average:
             self.average.state = part("average.")
         self.scaler.load_state_dict(header["scaler"])
-        self.step = header["step"]
+        self.step, self.seconds = header["step"], header["seconds"]
         self.folder.keep_metrics(self.step)

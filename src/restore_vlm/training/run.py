@@ -14,7 +14,17 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from restore_vlm.backbone import Backbone, load_backbone, pick_device
 from restore_vlm.backbone.loading import TINY
-from restore_vlm.data import Dataset, Images, check, load_dataset, sample, select_classes, short_classes, train_transform
+from restore_vlm.data import (
+    Dataset,
+    Images,
+    check,
+    load_dataset,
+    same_content,
+    sample,
+    select_classes,
+    short_classes,
+    train_transform,
+)
 from restore_vlm.errors import UserError
 from restore_vlm.method import PromptedModel, Recipe, load_recipe, recipes
 from restore_vlm.training.loop import OnStep, Trainer
@@ -92,12 +102,6 @@ def prepare_data(config: RunConfig, progress: Progress) -> tuple[Dataset, dict[P
     full, report = check(full, config.skip_bad_images, lambda done: progress.checked(done, total))
     if report.bad:
         progress.say(f"Going on without {len(report.bad)} unreadable images.")
-    if report.shared:
-        a, b = report.shared[0]
-        progress.say(
-            f"{len(report.shared)} images are in both train and test (such as {a.name} and {b.name}); "
-            "test accuracy will be too high."
-        )
     short = short_classes(full, config.shots) if config.shots else {}
     if short:
         name, count = next(iter(short.items()))
@@ -106,6 +110,12 @@ def prepare_data(config: RunConfig, progress: Progress) -> tuple[Dataset, dict[P
             f"{count}); all of theirs are used."
         )
     few = sample(full, config.shots, config.seed)
+    if shared := same_content(few, report.hashes):
+        a, b = shared[0]
+        progress.say(
+            f"{len(shared)} images are in both train and test (such as {a} and {b}); evaluation leaves "
+            "out what was trained on."
+        )
     which = config.classes
     return select_classes(few, Path(which) if which not in ("all", "base", "novel") else which), report.hashes
 

@@ -62,7 +62,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: If the file is missing, damaged or not one of ours.
     """
     if not path.is_file():
-        raise UserError(f"There is no {path.name} in {path.parent}; is it a finished run of restore-vlm train?")
+        raise UserError(
+            f"There is no {path.name} in {path.parent}; is it a finished run of restore-vlm train?"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])

@@ -1,0 +1,31 @@
+# make demo: watch a CLIP being adapted.  make test: run the tests.  Both set up .venv themselves.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN = .venv/bin
+SEEDS ?= 3
+
+.PHONY: install demo test lint clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+.venv/.dev: .venv/.installed
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: .venv/.installed
+	$(BIN)/restore-vlm demo --seeds $(SEEDS)
+
+test: .venv/.dev
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+lint: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

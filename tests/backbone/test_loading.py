@@ -1,0 +1,304 @@
+"""Loading a backbone: what works is read as the checkpoint says, what does not is one clear sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+
+import oracle
+from backbone.tiny_models import CONFIGS, SIGLIP, TEXT, VISION, build, images, tiny, wrap
+from restore_vlm.backbone import Backbone, load_backbone, pick_device
+from restore_vlm.errors import UserError
+from restore_vlm.method import MethodConfig, PromptedModel
+
+PREPROCESS = {
+    "mean": [0.1, 0.2, 0.3],
+    "std": [0.4, 0.5, 0.6],
+    "interpolation": "bilinear",
+    "resize_mode": "squash",
+}
+SMALL: dict[str, Any] = CONFIGS["gelu"] | {"text_cfg": TEXT | {"context_length": 20}}
+
+
+def write_folder(folder: Path, config: dict[str, Any], preprocess: dict[str, Any] = PREPROCESS) -> nn.Module:
+    """Writes a random model in open_clip's format and returns it."""
+    model = build(**config)
+    folder.mkdir(exist_ok=True)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    custom = {"custom_text": True} if isinstance(model, open_clip.CustomTextCLIP) else {}
+    document = {"model_cfg": config | custom, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(document))
+    return model
+
+
+def sentence(error: pytest.ExceptionInfo) -> str:
+    """The message, checked to be one line that ends."""
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.endswith((".", "?"))
+    return message
+
+
+@pytest.mark.parametrize("config", [SMALL, CONFIGS["timm"], SIGLIP], ids=["clip", "timm", "siglip"])
+def test_local_folder(tmp_path: Path, config: dict) -> None:
+    model = write_folder(tmp_path, config)
+    backbone = load_backbone(str(tmp_path))
+    assert backbone.name == str(tmp_path)
+    read = backbone.preprocess
+    assert (list(read.mean), list(read.std)) == (PREPROCESS["mean"], PREPROCESS["std"])
+    assert (read.interpolation, read.resize_mode) == ("bilinear", "squash")
+    assert read.size in (32, (32, 32), [32, 32])
+    limit = config["text_cfg"]["context_length"]
+    ids = backbone.text.tokenizer(["a cat", "a dog"])
+    assert ids.shape == (2, limit)
+    assert backbone.dim == config["embed_dim"]
+    pictures = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        logits = PromptedModel(backbone, MethodConfig(name="clip", template="a {}"), ["cat", "dog"])(pictures)
+        wanted = model.eval().get_logits(pictures, ids)[0]
+    torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=0)
+
+
+def test_quick_gelu_is_read_from_the_config(tmp_path: Path) -> None:
+    model = write_folder(tmp_path, SMALL | {"quick_gelu": True})
+    backbone = load_backbone(str(tmp_path))
+    assert type(backbone.image.blocks[0].act) is type(model.visual.transformer.resblocks[0].mlp.gelu)
+    assert type(backbone.image.blocks[0].act).__name__ == "QuickGELU"
+
+
+def test_checkpoint_scale_and_bias() -> None:
+    clip, backbone = tiny("siglip")
+    image, text = F.normalize(torch.randn(2, 48), dim=-1), F.normalize(torch.randn(3, 48), dim=-1)
+    wanted = clip.logit_scale.exp() * image @ text.T - 10
+    torch.testing.assert_close(backbone.logits(image, text), wanted)
+    assert tiny("gelu")[1].logit_bias is None
+
+
+def test_logits_are_float32_under_autocast() -> None:
+    _, backbone = tiny("gelu")
+    image, text = F.normalize(torch.randn(2, 40), dim=-1), F.normalize(torch.randn(3, 40), dim=-1)
+    exact = backbone.logits(image, text)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(backbone.logits(image, text), exact)
+
+
+@pytest.mark.parametrize("kind", ["gelu", "timm", "siglip"])
+def test_stays_frozen_and_in_evaluation_mode(kind: str) -> None:
+    _, backbone = tiny(kind)
+    model = PromptedModel(backbone, MethodConfig(name="test", prompts={}, surgery={}), ["cat"])
+    for part in (model.train(), backbone.train(), backbone.train(True)):
+        assert part is model or part is backbone
+        assert not any(module.training for module in backbone.modules())
+        assert not any(p.requires_grad for p in backbone.parameters())
+    assert all(not name.startswith("backbone.") for name in model.trainable())
+
+
+def test_dropout_of_a_tower_never_acts() -> None:
+    """Patch dropout and stochastic depth belong to training the backbone, not to us."""
+    config = CONFIGS["timm"] | {
+        "vision_cfg": CONFIGS["timm"]["vision_cfg"] | {"timm_drop_path": 0.5, "patch_dropout": 0.5}
+    }
+    clip = build(**config)
+    backbone = wrap(clip)
+    backbone.train()
+    pictures = images(backbone)
+    torch.testing.assert_close(backbone.image(pictures)[0], oracle.plain_image(clip.eval(), pictures))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("ViT-B-61:openai", ["ViT-B-61", "did you mean 'ViT-B-16'?"]),
+        ("tinny", ["tinny", "did you mean 'tiny'?"]),
+        ("zzzzzzzzzzzzzz:openai", ["zzzzzzzzzzzzzz", "known: tiny"]),
+        ("no/such/folder", ["no/such/folder"]),
+        ("ViT-B-16", ["which weights of ViT-B-16", "ViT-B-16:TAG", "openai"]),
+        ("ViT-B-16:", ["which weights of ViT-B-16", "openai"]),
+        ("ViT-B-16:opnai", ["weights of ViT-B-16", "'opnai'", "did you mean 'openai'?"]),
+    ],
+)
+def test_unknown_names(name: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        load_backbone(name)
+    message = sentence(error)
+    assert all(part in message for part in parts), message
+
+
+def no_config(folder: Path) -> None:
+    (folder / "open_clip_config.json").unlink()
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "open_clip_model.safetensors").unlink()
+
+
+def broken_json(folder: Path) -> None:
+    (folder / "open_clip_config.json").write_text('{"model_cfg": ')
+
+
+def no_model_cfg(folder: Path) -> None:
+    (folder / "open_clip_config.json").write_text('{"preprocess_cfg": {}}')
+
+
+def json_list(folder: Path) -> None:
+    (folder / "open_clip_config.json").write_text("[1, 2]")
+
+
+def not_text(folder: Path) -> None:
+    (folder / "open_clip_config.json").write_bytes(b"\xff\xfe\x00\x80")
+
+
+def half_a_config(folder: Path) -> None:
+    (folder / "open_clip_config.json").write_text('{"model_cfg": {"embed_dim": 32, "vision_cfg": {}}}')
+
+
+def broken_weights(folder: Path) -> None:
+    (folder / "open_clip_model.safetensors").write_bytes(b"not safetensors")
+
+
+def other_weights(folder: Path) -> None:
+    save_file({"x": torch.zeros(1)}, folder / "open_clip_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        no_config,
+        no_weights,
+        broken_json,
+        no_model_cfg,
+        json_list,
+        not_text,
+        half_a_config,
+        broken_weights,
+        other_weights,
+    ],
+)
+def test_damaged_folder(tmp_path: Path, damage: Any) -> None:
+    write_folder(tmp_path, SMALL)
+    damage(tmp_path)
+    with pytest.raises(UserError) as error:
+        load_backbone(str(tmp_path))
+    assert str(tmp_path) in sentence(error)
+
+
+def test_hub_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError) as error:
+        load_backbone("hf-hub:nobody/no-such-clip")
+    message = sentence(error)
+    assert "hf-hub:nobody/no-such-clip" in message
+    assert "network" in message
+
+
+def test_hub_weights_that_cannot_be_had_are_not_random(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """open_clip only logs it and goes on with a random model."""
+    write_folder(tmp_path, SMALL)
+
+    def download(model_id: str, filename: str | None = None, **_: Any) -> str:
+        if filename == "open_clip_config.json":
+            return str(tmp_path / filename)
+        raise FileNotFoundError("the connection broke")
+
+    monkeypatch.setattr(open_clip.factory, "download_pretrained_from_hf", download)
+    with pytest.raises(UserError) as error:
+        load_backbone("hf-hub:somebody/some-clip")
+    sentence(error)
+
+
+WORKS = ["what works", "ViT-B-16:openai", "SigLIP"]
+
+
+def test_resnet_tower_is_refused() -> None:
+    resnet = {"layers": (1, 1, 1, 1), "width": 8, "head_width": 64, "image_size": 64}
+    model = open_clip.CLIP(embed_dim=32, vision_cfg=resnet, text_cfg=TEXT)
+    model.visual.image_size = (64, 64)
+    with pytest.raises(UserError) as error:
+        wrap(model)
+    message = sentence(error)
+    assert all(part in message for part in ["ModifiedResNet", *WORKS]), message
+
+
+@pytest.mark.parametrize("missing", ["resblocks", "transformer"])
+def test_other_text_tower_is_refused(missing: str) -> None:
+    class HFTextEncoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            if missing == "resblocks":
+                self.transformer = nn.Linear(2, 2)
+
+    model = build(**SIGLIP)
+    model.text = HFTextEncoder()
+    with pytest.raises(UserError) as error:
+        wrap(model)
+    message = sentence(error)
+    assert all(part in message for part in ["HFTextEncoder", *WORKS]), message
+
+
+@pytest.mark.parametrize("option", [{"qk_norm": True}, {"scale_fc": True}])
+@pytest.mark.parametrize("tower", ["vision_cfg", "text_cfg"])
+def test_custom_blocks_are_refused(tower: str, option: dict) -> None:
+    config = {"vision_cfg": VISION, "text_cfg": TEXT}
+    config[tower] = config[tower] | option
+    with pytest.raises(UserError, match="CustomResidualAttentionBlock"):
+        wrap(open_clip.CLIP(embed_dim=32, **config))
+
+
+def test_class_token_text_tower_is_refused() -> None:
+    text = TEXT | {"embed_cls": True}
+    with pytest.raises(UserError, match="what works"):
+        wrap(open_clip.CustomTextCLIP(embed_dim=32, vision_cfg=VISION, text_cfg=text))
+
+
+@pytest.mark.parametrize("prompts", [None, {"length": 2}, {"length": 16}])
+def test_longest_class_name(prompts: dict | None) -> None:
+    """The template takes 4 words and ".", the two ends 2, placeholders what they are."""
+    _, backbone = tiny("gelu")
+    config = MethodConfig(name="test", prompts=prompts)
+    room = 77 - 3 - (16 if prompts == {"length": 16} else 4)
+    fits, too_long = (" ".join(["cat"] * n) for n in (room, room + 1))
+    model = PromptedModel(backbone, config, ["cat", fits])
+    assert len(model.classes) == 2
+    with pytest.raises(UserError) as error:
+        model.set_classes(["cat", too_long])
+    message = sentence(error)
+    assert too_long in message
+    assert "77 tokens" in message
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "tpu", ""])
+def test_missing_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError) as error:
+        pick_device(name)
+    assert repr(name) in sentence(error)
+    assert "cpu" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "best"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_best_device(cuda: bool, mps: bool, best: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device() == torch.device(best)
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+def test_backbone_is_a_module_of_its_towers() -> None:
+    _, backbone = tiny("quickgelu")
+    assert isinstance(backbone, Backbone)
+    assert (backbone.text.depth, backbone.image.depth) == (2, 4)
+    assert (backbone.text.width, backbone.image.width, backbone.dim) == (32, 48, 24)

@@ -1,0 +1,178 @@
+import errno
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from restore_vlm.errors import UserError
+from restore_vlm.training import Progress, RunConfig, RunFolder, read_tensors, resolve_precision, run
+
+SHORT = ("training.epochs=3", "training.batch=2", "prompts.depth=3")
+
+
+def request(photos: Path, **options) -> RunConfig:
+    return RunConfig(**{"data": str(photos), "shots": 3, "precision": "fp32", "settings": SHORT, **options})
+
+
+def results(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
+    return read_tensors(folder / "adapter.safetensors")[0], (folder / "metrics.jsonl").read_text()
+
+
+def same(a: tuple, b: tuple) -> bool:
+    return a[1] == b[1] and a[0].keys() == b[0].keys() and all(torch.equal(a[0][n], b[0][n]) for n in a[0])
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run(request(photos), folder)
+    return folder
+
+
+def test_a_run_leaves_what_it_says(finished: Path) -> None:
+    names = {p.name for p in finished.iterdir()}
+    assert names == {
+        "config.toml", "environment.json", "metrics.jsonl", "images.json", "adapter.safetensors",
+        "checkpoint.safetensors",
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 19))
+    assert {"loss", "cross_entropy", "feature_shift", "lr", "epoch", "accuracy"} <= lines[0].keys()
+    header = read_tensors(finished / "adapter.safetensors")[1]
+    assert header["backbone"] == "tiny"
+    assert len(header["classes"]) == 4
+    assert (finished / "adapter.safetensors").stat().st_size < 4e6
+    assert len(json.loads((finished / "images.json").read_text())) == 12
+
+
+def test_surgery_ratios_grow_once(finished: Path) -> None:
+    tensors, header = read_tensors(finished / "adapter.safetensors")
+    assert tensors["text_surgery.ratio"] > header["method"]["surgery"]["text_ratio"]
+    assert tensors["image_surgery.ratio"] > header["method"]["surgery"]["vision_ratio"]
+
+
+@pytest.mark.parametrize("measure", ["prompt", "embedding"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_random_steps_it_ends_the_same(
+    photos: Path, tmp_path: Path, measure: str, seed: int
+) -> None:
+    settings = (*SHORT, f"losses.feature_shift.measure={measure}")
+    run(request(photos, settings=settings, seed=seed), tmp_path / "whole")
+    script = (
+        "import os, signal, sys, torch\n"
+        "from pathlib import Path\n"
+        "from restore_vlm.training import Progress, RunConfig, loop, run\n"
+        "torch.set_num_threads(1)\n"
+        "loop.CHECKPOINT_SECONDS = 0.05\n"
+        "stop = int(sys.argv[3])\n"
+        "def on_step(done, total, metrics):\n"
+        "    if done == stop: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "run(RunConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Progress(on_step=on_step))\n"
+    )
+    config = request(photos, settings=settings, seed=seed).model_dump_json()
+    kills = sorted(random.Random(f"{measure} {seed}").sample(range(1, 18), 2))
+    for stop in (*kills, 0):
+        command = [sys.executable, "-c", script, config, str(tmp_path / "killed"), str(stop)]
+        code = subprocess.run(command, capture_output=True, check=False).returncode
+        assert code == (-9 if stop else 0)
+    assert same(results(tmp_path / "killed"), results(tmp_path / "whole"))
+
+
+def test_a_finished_run_is_not_trained_again(photos: Path, finished: Path) -> None:
+    before, steps = results(finished), []
+    run(request(photos), finished, Progress(on_step=lambda done, total, metrics: steps.append(done)))
+    assert not steps
+    assert same(results(finished), before)
+
+
+def test_another_run_in_the_same_folder(photos: Path, finished: Path) -> None:
+    with pytest.raises(UserError, match=r"another run\.seed; choose another --out"):
+        run(request(photos, seed=2), finished)
+
+
+def test_a_folder_of_something_else(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="not a run of restore-vlm"):
+        run(request(photos), tmp_path)
+
+
+def test_a_damaged_checkpoint(photos: Path, tmp_path: Path) -> None:
+    run(request(photos), tmp_path / "run")
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors is damaged"):
+        run(request(photos), tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(photos: Path, tmp_path: Path) -> None:
+    settings = (*SHORT, "training.lr=1e20", "training.epochs=4")
+    with pytest.raises(
+        UserError, match=r"stopped at step \d+ .* the \w+ loss is (nan|inf) at learning rate 1e\+20"
+    ):
+        run(request(photos, settings=settings), tmp_path / "run")
+    tensors, header = read_tensors(RunFolder(tmp_path / "run").checkpoint)
+    assert all(t.isfinite().all() for t in tensors.values())
+    assert header["step"] >= 1
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
+
+
+def test_a_full_disk(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        run(request(photos), tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["clip", "vpt", "ivlp", "maple"])
+def test_every_method_runs(photos: Path, tmp_path: Path, method: str) -> None:
+    settings = () if method == "clip" else ("training.epochs=1",)
+    model, header = run(request(photos, method=method, settings=settings), tmp_path / "run")
+    assert header["method"]["name"] == method
+    assert (model.prompts is None) == (method == "clip")
+
+
+def test_both_halves_of_averaging_and_prograd_run(photos: Path) -> None:
+    settings = (*SHORT, "gradient=prograd", "averaging.mean=2")
+    model, _ = run(request(photos, settings=settings))
+    assert all(p.isfinite().all() for p in model.trainable().values())
+
+
+def test_bf16_trains(photos: Path) -> None:
+    model, _ = run(request(photos, precision="bf16"))
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.trainable().values())
+
+
+def test_fp16_needs_cuda() -> None:
+    with pytest.raises(UserError, match="fp16 needs a CUDA device"):
+        resolve_precision("fp16", torch.device("cpu"))
+
+
+def test_scaled_depth_and_short_classes_are_said(photos: Path) -> None:
+    said: list[str] = []
+    run(
+        request(photos, shots=8, settings=("training.epochs=1", "prompts.depth=99")),
+        None,
+        Progress(say=said.append),
+    )
+    assert any("scaled to the 8 blocks" in text for text in said)
+    assert any("fewer than 8 training images" in text for text in said)
+
+
+def test_the_same_image_in_train_and_test_is_said(photos: Path, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for folder in photos.iterdir():
+            target = tmp_path / part / folder.name
+            target.mkdir(parents=True)
+            source = sorted(folder.iterdir())[0]
+            (target / f"{part}.webp").write_bytes(source.read_bytes())
+    said: list[str] = []
+    run(request(tmp_path, settings=("training.epochs=1", "prompts.depth=1")), None, Progress(say=said.append))
+    assert any("4 images are in both train and test" in text for text in said)
