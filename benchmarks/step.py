@@ -32,7 +32,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracle import plain_logits
-
 from restore_vlm.backbone import Backbone
 from restore_vlm.method import Losses, PromptedModel, load_recipe
 from restore_vlm.training import autocast, keep_freed_memory
@@ -130,7 +129,16 @@ def main() -> None:
     keep_freed_memory()
     clip = open_clip.create_model("ViT-B-16-quickgelu")
     table = Table(title=f"RESTORE step, ViT-B/16, batch {BATCH}, {torch.get_num_threads()} threads")
-    for heading in ("precision", "classes", "fast, s", "plain, s", "ratio", "of floor, %", "fast, GB", "plain, GB"):
+    for heading in (
+        "precision",
+        "classes",
+        "fast, s",
+        "plain, s",
+        "ratio",
+        "of floor, %",
+        "fast, GB",
+        "plain, GB",
+    ):
         table.add_column(heading, justify="right")
     for precision in args.precision:
         for classes in args.classes:

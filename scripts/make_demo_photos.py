@@ -51,8 +51,8 @@ def night_vision(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def thermal(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A thermal camera's iron palette over a blurred, inverted luminance."""
-    heat = np.clip(1 - blur(blur(luminance(rgb))) + rng.normal(0, 0.02, rgb.shape[:2]), 0, 1)
+    """A thermal camera: bright is hot, shown in the iron palette, with a little sensor noise."""
+    heat = np.clip(luminance(rgb) + rng.normal(0, 0.02, rgb.shape[:2]), 0, 1)
     stops = np.array([[0, 0, 0.1], [0.35, 0, 0.6], [0.85, 0.2, 0.3], [1, 0.65, 0.1], [1, 1, 0.85]])
     return np.stack([np.interp(heat, np.linspace(0, 1, 5), stops[:, c]) for c in range(3)], axis=-1)
 
@@ -67,9 +67,9 @@ def stain(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def old_film(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Faded sepia film: low contrast, grain, vertical scratches."""
-    grey = 0.25 + 0.5 * blur(luminance(rgb)) + rng.normal(0, 0.08, rgb.shape[:2])
-    grey[:, rng.integers(0, len(rgb), 2)] += 0.35
+    """Faded sepia film: low contrast, grain, a vertical scratch."""
+    grey = 0.15 + 0.7 * luminance(rgb) + rng.normal(0, 0.03, rgb.shape[:2])
+    grey[:, rng.integers(0, len(rgb))] += 0.35
     return np.clip(grey, 0, 1)[..., None] * np.array([1.0, 0.86, 0.62])
 
 

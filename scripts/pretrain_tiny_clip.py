@@ -6,7 +6,7 @@ The shipped weights were made by
         --train ../shared/data/tiny-imagenet-train.zip \
         --val ../shared/data/tiny-imagenet-val.zip \
         --names ../shared/data/tiny-imagenet-classes.tsv \
-        --work build/tiny-clip --stages 32:45,64:12 --teacher
+        --work build/tiny-clip --stages 32:30,64:6 --teacher
 
 Any folder or zip with one sub-folder of images per class will do. ``--names`` maps a
 sub-folder to its comma-separated names (TSV with a header line); without it the folder
@@ -32,6 +32,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def read_images(source: Path, cache: Path) -> tuple[np.ndarray, np.ndarray, list
             image = Image.open(io.BytesIO(read(name))).convert("RGB")
             pixels[i] = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
         labels = np.array([classes.index(c) for c in files.values()])
-        with open(cache.with_suffix(".part"), "wb") as out:
+        with cache.with_suffix(".part").open("wb") as out:
             np.savez(out, pixels=pixels, labels=labels, classes=np.array(classes))
         cache.with_suffix(".part").replace(cache)
     data = np.load(cache)
@@ -114,13 +115,13 @@ def teacher_targets(pixels: np.ndarray, classes: list[str], cache: Path) -> torc
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 out.append(model(batch.contiguous(memory_format=torch.channels_last))[:, columns].half())
             print(f"teacher {start + 250}/{len(pixels)}", end="\r", flush=True)
-        with open(cache.with_suffix(".part"), "wb") as file:
+        with cache.with_suffix(".part").open("wb") as file:
             np.save(file, torch.cat(out).numpy())
         cache.with_suffix(".part").replace(cache)
     return torch.from_numpy(np.load(cache)).float().softmax(-1).half()
 
 
-def block(layer: torch.nn.Module, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def block(layer: Any, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """One pre-norm transformer block of open_clip in bf16; on short sequences plain
     attention is several times faster than the fused CPU kernel."""
     half = torch.bfloat16
@@ -138,7 +139,7 @@ def block(layer: torch.nn.Module, x: torch.Tensor, mask: torch.Tensor | None) ->
     return x + F.linear(h, layer.mlp.c_proj.weight.to(half), layer.mlp.c_proj.bias.to(half))
 
 
-def encode_images(visual: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+def encode_images(visual: Any, images: torch.Tensor) -> torch.Tensor:
     """(b, 3, r, r) normalised images of any resolution -> (b, d) unit features."""
     x = visual.conv1(images).flatten(2).transpose(1, 2)
     position, side = visual.positional_embedding, images.shape[-1] // visual.conv1.kernel_size[0]
@@ -153,7 +154,7 @@ def encode_images(visual: torch.nn.Module, images: torch.Tensor) -> torch.Tensor
     return F.normalize(visual.ln_post(x[:, 0].float()) @ visual.proj, dim=-1)
 
 
-def encode_texts(model: CLIP, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+def encode_texts(model: Any, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """(c, t) indices into the used ``rows`` of the token table -> (c, d) unit features."""
     length, end = tokens.shape[1], tokens.argmax(-1)
     x = (F.embedding(tokens, rows) + model.positional_embedding[:length]).bfloat16()
@@ -197,7 +198,7 @@ class Texts:
     def __init__(self, names: list[list[str]]) -> None:
         tokenize = get_tokenizer("ViT-B-32")
         kinds = list(dict.fromkeys(TEMPLATES))
-        pairs = [(t, n) for t in kinds for n in dict.fromkeys(sum(names, []))]
+        pairs = [(t, n) for t in kinds for n in dict.fromkeys(n for every in names for n in every)]
         ids = tokenize([t.format(n) for t, n in pairs])
         self.used = torch.cat([torch.unique(ids), torch.tensor([49407])]).unique()
         index = torch.zeros(49408, dtype=torch.long)
@@ -220,7 +221,7 @@ class Texts:
 
 @torch.inference_mode()
 def accuracy(
-    model: CLIP, rows: torch.Tensor, texts: Texts, pixels: np.ndarray, labels: np.ndarray, size: int
+    model: Any, rows: torch.Tensor, texts: Texts, pixels: np.ndarray, labels: np.ndarray, size: int
 ) -> float:
     """Zero-shot top-1 with "a photo of a {}." over all classes."""
     features, hits = encode_texts(model, rows, texts.plain()), 0
@@ -232,7 +233,7 @@ def accuracy(
     return hits / len(pixels)
 
 
-def export(model: CLIP, rows: torch.Tensor, texts: Texts, out: Path) -> None:
+def export(model: Any, rows: torch.Tensor, texts: Texts, out: Path) -> None:
     """Writes the model as an open_clip folder: config JSON and fp16 safetensors."""
     out.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().clone() for k, v in model.state_dict().items() if k != "attn_mask"}
@@ -262,7 +263,8 @@ def train(args: argparse.Namespace) -> None:
     if args.teacher:
         targets = (targets + teacher_targets(pixels, classes, args.work / "teacher.npy")) / 2
     torch.manual_seed(args.seed)
-    model, texts = CLIP(**MODEL), Texts(read_names(args.names, classes))
+    model: Any = CLIP(**MODEL)  # type: ignore[arg-type]
+    texts = Texts(read_names(args.names, classes))
     rows = torch.nn.Parameter(model.token_embedding.weight[texts.used].detach().clone())
     model.token_embedding.weight.requires_grad_(False)
 
@@ -286,18 +288,18 @@ def train(args: argparse.Namespace) -> None:
     average = {n: p.detach().clone() for n, p in learned.items()}
 
     plan = [int(s) for r, e in (stage.split(":") for stage in args.stages.split(",")) for s in [r] * int(e)]
-    epoch, state_file = 0, args.work / "state.pt"
+    first, state_file = 0, args.work / "state.pt"
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
-        epoch, average = state["epoch"], state["average"]
+        first, average = state["epoch"], state["average"]
         for name, value in state["learned"].items():
             learned[name].data.copy_(value)
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        print(f"resuming at epoch {epoch} of {len(plan)}")
+        print(f"resuming at epoch {first} of {len(plan)}")
 
     steps = len(pixels) // args.batch
-    for epoch in range(epoch, len(plan)):
+    for epoch in range(first, len(plan)):
         size, started, seen_loss = plan[epoch], time.time(), 0.0
         rng = torch.Generator().manual_seed(args.seed * 1000 + epoch)
         text_rng = random.Random(args.seed * 1000 + epoch)
@@ -337,7 +339,7 @@ def train(args: argparse.Namespace) -> None:
                 "zero_shot": round(top1, 4), "scale": round(model.logit_scale.exp().item(), 2),
                 "images_per_s": round(speed)}  # fmt: skip
         print(json.dumps(line), flush=True)
-        with open(args.work / "log.jsonl", "a") as log:
+        with (args.work / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
 
 
@@ -349,11 +351,11 @@ if __name__ == "__main__":
     parser.add_argument(
         "--work", type=Path, required=True, help="caches, checkpoint, log and the model/ folder"
     )
-    parser.add_argument("--stages", default="32:45,64:12", help="image size : epochs, in order")
+    parser.add_argument("--stages", default="32:30,64:6", help="image size : epochs, in order")
     parser.add_argument("--teacher", action="store_true", help="distil from EfficientNet-Lite0")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--lr", type=float, default=1e-3, help="AdamW: embeddings, norms, projections")
-    parser.add_argument("--lr-muon", type=float, default=2e-3, help="Muon: matrices of the blocks")
+    parser.add_argument("--lr-muon", type=float, default=3e-3, help="Muon: matrices of the blocks")
     parser.add_argument("--lr-scale", type=float, default=5e-3, help="the logit scale's own rate")
     parser.add_argument("--decay", type=float, default=0.4, help="last part of the epochs with falling rate")
     parser.add_argument("--seed", type=int, default=1)

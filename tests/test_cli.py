@@ -94,6 +94,7 @@ def test_methods(monkeypatch, capsys) -> None:
 
 
 def test_help_needs_nothing_heavy() -> None:
-    script = "import sys, restore_vlm.cli; print([m for m in ('torch', 'open_clip', 'numpy', 'PIL') if m in sys.modules])"
+    heavy = "('torch', 'open_clip', 'numpy', 'PIL')"
+    script = f"import sys, restore_vlm.cli; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

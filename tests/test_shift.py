@@ -14,14 +14,6 @@ from restore_vlm.shift import KNEE, consistency, embedding_shift, prompt_norm, p
 NAMES = ["tabby cat", "dog", "Boeing 737-800"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("shape", [(1, 7), (2, 48), (6, 4), (16, 512)])
 @pytest.mark.parametrize("scale", [1e-3, 0.02, 1, 100])
 def test_prompt_norm(shape: tuple[int, int], scale: float) -> None:
@@ -85,6 +77,8 @@ def test_consistency() -> None:
     assert consistency(text, vision).item() == pytest.approx(0.25)
     assert consistency(vision, text).item() == pytest.approx(0.25)
     assert consistency(text, text) == 0
+    # linear beyond a difference of 1, with the same slope where the two meet: 2 |d| - 1
+    assert consistency(torch.tensor([5.0]), torch.tensor([1.0])).item() == pytest.approx(7.0)
 
 
 def test_embedding_shift_by_hand() -> None:
@@ -160,3 +154,32 @@ def test_embedding_measure_without_a_class_token() -> None:
     with torch.no_grad():
         states = backbone.image(pictures, prompts, states=True)[1]
     torch.testing.assert_close(states, [x[:, :16].mean(1) for x in seen], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("widths", [(96, 192), (512, 768)])
+def test_guarded_loss_survives_a_learning_rate_that_the_published_form_does_not(
+    widths: tuple[int, int],
+) -> None:
+    """Prompts pushed by random gradients of unit norm at lr 0.1, as a real loss would push them."""
+
+    def size_of_prompts(guarded: bool) -> float:
+        torch.manual_seed(0)
+        text = [torch.nn.Parameter(torch.randn(2, widths[0]) * 0.02) for _ in range(5)]
+        coupling = torch.nn.ModuleList(torch.nn.Linear(*widths) for _ in range(5))
+        optimiser = torch.optim.SGD([*text, *coupling.parameters()], lr=0.1, momentum=0.9)
+
+        def norms() -> tuple[Tensor, Tensor]:
+            return prompt_norms(text), prompt_norms([c(t) for c, t in zip(coupling, text, strict=True)])
+
+        references = [n.detach() for n in norms()]
+        for _ in range(100):
+            a, b = (n / r for n, r in zip(norms(), references, strict=True))
+            loss = consistency(tempered(a), tempered(b)) if guarded else (a - b).square().sum()
+            push = sum((p * torch.randn_like(p)).sum() / p.numel() ** 0.5 for p in text)
+            optimiser.zero_grad()
+            (loss + push).backward()
+            optimiser.step()
+        return sum(p.norm().item() for p in text)
+
+    assert not size_of_prompts(guarded=False) < 1e6
+    assert size_of_prompts(guarded=True) < 250

@@ -86,8 +86,8 @@ def train(
         f"Learned {len(classifier.classes)} classes with {Path(method).stem}: [bold]{folder}[/]",
         highlight=False,
     )
-    err.print(f"Next: restore-vlm evaluate {folder} --data {data}\n      restore-vlm predict {folder} PHOTO ...",
-              highlight=False)  # fmt: skip
+    err.print(f"Next: restore-vlm evaluate {folder} --data {data}", highlight=False)
+    err.print(f"      restore-vlm predict {folder} PHOTO ...", highlight=False)
 
 
 @app.command()
@@ -140,7 +140,7 @@ def predict(
         found = Classifier.load(run, device).predict(
             list(photos), names, top, lambda done: display.move("photos", done, len(photos))
         )
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"photo": str(photo), "rank": rank, "class": name, "probability": round(probability, 6)}
         for photo, prediction in zip(photos, found, strict=True)
         for rank, (name, probability) in enumerate(

@@ -128,7 +128,9 @@ def show(rows: list[Row], seeds: int) -> None:
 
     best = max(range(len(rows)), key=lambda i: rows[i]["hm"])
     cells = [[r["method"], *(cell(r, s) for s in SCORES), f"{r['seconds']:.0f}"] for r in rows]
-    title = f"Accuracy, % (mean{' ± standard deviation' if seeds > 1 else ''} over {seeds} seed{'s' * (seeds > 1)})"
+    title = (
+        f"Accuracy, %, mean ± standard deviation over {seeds} seeds" if seeds > 1 else "Accuracy, %, one seed"
+    )
     table(title, "method", "base", "novel", "harmonic mean", "training, s", rows=cells, marked=best)
 
 
@@ -151,8 +153,8 @@ def picture(rows: list[Row], path: Path) -> None:
         heights = [100 * r[score] for r in rows]
         spread = [100 * (r[f"{score}_spread"] or 0) for r in rows]
         bar = axes.bar(
-            places, heights, 0.25, yerr=spread if any(spread) else None, label=label, color=colour, hatch=hatch,
-            edgecolor="white", ecolor="#333333", capsize=3,
+            places, heights, 0.25, yerr=spread if any(spread) else None, label=label, color=colour,
+            hatch=hatch, edgecolor="white", ecolor="#333333", capsize=3,
         )  # fmt: skip
         axes.bar_label(bar, fmt="%.1f", padding=3, fontsize=8)
     axes.set_xticks(range(len(rows)), [r["method"] for r in rows])

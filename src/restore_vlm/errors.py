@@ -17,5 +17,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Builds the error for a name that is not among the known ones, with the nearest of them."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
+    some = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {some or 'none'}."
     return UserError(f"Unknown {kind} {name!r}; {hint}")

@@ -5,7 +5,8 @@ s = ||P^T P||_F over its own value at initialisation. ``embedding`` is the defin
 block, the mean of ||h_prompted - h_frozen|| / ||h_frozen|| at the class token over images and
 at the end-of-text token over classes.
 
-The consistency loss is the sum over layers of (s_text - s_vision)^2.
+The consistency loss is the sum over layers of (s_text - s_vision)^2, with two guards that leave
+it as published where that is stable: see :func:`tempered` and :func:`consistency`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 KNEE = 4.0
@@ -55,6 +57,13 @@ def tempered(shift: Tensor) -> Tensor:
 
 
 def consistency(text: Tensor, vision: Tensor) -> Tensor:
-    """Sum over layers of (s_text - s_vision)^2; towers of unequal depth share their first layers."""
+    """Sum over layers of (s_text - s_vision)^2, linear where the two are more than 1 apart.
+
+    Towers of unequal depth are compared over their first layers.
+
+    Args:
+        text: (layers,) shift of the text tower.
+        vision: (layers,) shift of the image tower.
+    """
     layers = min(len(text), len(vision))
-    return (text[:layers] - vision[:layers]).square().sum()
+    return 2 * F.huber_loss(text[:layers], vision[:layers], reduction="sum", delta=1.0)

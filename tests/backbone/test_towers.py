@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import oracle
-from backbone.tiny_models import CONFIGS, images, tiny
+from backbone.tiny_models import CONFIGS, build, images, tiny, wrap
 from restore_vlm.method import MethodConfig, PromptedModel
 
 NAMES = ["tabby cat", "dog", "Boeing 737-800", "forget-me-not"]
@@ -202,6 +202,22 @@ def test_bfloat16_autocast(kind: str) -> None:
         assert F.cosine_similarity(a, c).min() > 0.999
     sum(f[0, 0] for f in ours).backward()
     assert all(p.grad.dtype == torch.float32 for p in model.trainable().values())
+
+
+@pytest.mark.parametrize("kind", ["gelu", "timm", "siglip"])
+def test_training_after_inference(kind: str) -> None:
+    """What the towers keep from an evaluation can be trained through."""
+    clip = build(**CONFIGS[kind])
+    model = PromptedModel(
+        wrap(clip, tiny(kind)[1].text.tokenizer), MethodConfig(name="test", prompts={}), NAMES
+    )
+    pictures = images(model.backbone)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        evaluated = model(pictures)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(pictures)
+    torch.testing.assert_close(logits, evaluated, atol=1e-2, rtol=0)
+    logits.sum().backward()
 
 
 def test_image_prompts_may_depend_on_the_image() -> None:

@@ -119,7 +119,10 @@ def test_depth_is_clipped_to_the_prompted_towers(layout: str, layers: int) -> No
         ({"prompts": {"towers": "text"}, "losses": {"feature_shift": {}}}, "needs prompts in both"),
         ({"prompts": {"towers": "image"}, "losses": {"feature_shift": {}}}, "needs prompts in both"),
         ({"losses": {"feature_shift": {}}}, "needs prompts in both"),
-        ({"template": "a photo."}, "for the class name"),
+        ({"template": "a photo."}, "where the class name goes"),
+        ({"template": "{} and {}"}, "where the class name goes"),
+        ({"template": "{name} {}"}, "where the class name goes"),
+        ({"prompts": {}, "losses": {"cross_entropy": None}}, "no loss to learn"),
         ({"prompts": {"depth": 0}}, "greater than 0"),
         ({"prompts": {"length": 0}}, "greater than 0"),
         ({"prompts": {"towers": "audio"}}, "'text', 'image' or 'both'"),
@@ -200,6 +203,15 @@ def test_fixed_text_is_encoded_once(layout: str, surgery: bool, monkeypatch: pyt
     model.set_classes(["goldfish"])
     assert model(pictures).shape == (4, 1)
     assert len(calls) == 2
+
+
+def test_fixed_text_of_an_evaluation_can_be_trained_on() -> None:
+    model, (pictures, _) = make(method("image", surgery=True)), batch()
+    with torch.inference_mode():
+        evaluated = model(pictures)
+    logits = model(pictures)
+    torch.testing.assert_close(logits, evaluated)
+    logits.sum().backward()
 
 
 def test_image_tower_needs_no_backward_pass_without_image_prompts() -> None:

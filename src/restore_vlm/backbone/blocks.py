@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ class Linear(nn.Module):
         bias: (out,) or None.
     """
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+    def __init__(self, weight: Any, bias: Any) -> None:
         super().__init__()
         self.weight, self.bias = weight, bias
         self._cast: tuple[Tensor, Tensor | None] | None = None
@@ -41,7 +43,7 @@ class Linear(nn.Module):
         if self.weight.dtype == dtype or self.weight.requires_grad:
             return self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
         if self._cast is None or self._cast[0].dtype != dtype:
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 bias = None if self.bias is None else self.bias.to(dtype)
                 self._cast = self.weight.to(dtype), bias
         return self._cast
@@ -80,6 +82,11 @@ def causal_mask(queries: int, keys: int, like: Tensor) -> Tensor:
     return mask.triu(keys - queries + 1)
 
 
+def _is_plain_timm(block: Any) -> bool:
+    attn, mlp = type(block.attn).__name__, type(block.mlp).__name__
+    return (attn, mlp) == ("Attention", "Mlp") and getattr(block.attn, "gate", None) is None
+
+
 class Block(nn.Module):
     """A pre-norm residual attention block: x + attn(ln_1(x)), then x + mlp(ln_2(x)).
 
@@ -93,17 +100,24 @@ class Block(nn.Module):
         UserError: If it is another kind of block.
     """
 
-    def __init__(self, original: nn.Module) -> None:
+    ln_1: Any
+    ls_1: Any
+    ln_2: Any
+    ls_2: Any
+    act: Any
+    mlp_norm: Any
+
+    def __init__(self, original: Any) -> None:
         super().__init__()
         kind = type(original).__name__
-        attn = getattr(original, "attn", None)
+        attn: Any = getattr(original, "attn", None)
         if kind == "ResidualAttentionBlock" and isinstance(attn, nn.MultiheadAttention):
             self.qkv_linear = Linear(attn.in_proj_weight, attn.in_proj_bias)
             self.heads = attn.num_heads
             self.norms = nn.ModuleList([nn.Identity(), nn.Identity(), nn.Identity()])
             parts = original.ln_1, attn.out_proj, original.ls_1, original.ln_2, original.ls_2
             mlp = original.mlp.c_fc, original.mlp.gelu, nn.Identity(), original.mlp.c_proj
-        elif kind == "Block" and type(attn).__name__ == "Attention" and getattr(attn, "gate", None) is None:
+        elif kind == "Block" and _is_plain_timm(original):
             self.qkv_linear = Linear(attn.qkv.weight, attn.qkv.bias)
             self.heads = attn.num_heads
             self.norms = nn.ModuleList([attn.q_norm, attn.k_norm, attn.norm])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from open_clip.timm_model import TimmModel
@@ -26,7 +27,9 @@ class ImageTower(nn.Module):
         UserError: If the tower is not a ViT that prompts can enter.
     """
 
-    def __init__(self, visual: nn.Module) -> None:
+    visual: Any
+
+    def __init__(self, visual: Any) -> None:
         super().__init__()
         self.visual = visual
         if isinstance(visual, VisionTransformer):
@@ -41,8 +44,9 @@ class ImageTower(nn.Module):
         else:
             trunk = getattr(visual, "trunk", visual)
             raise UserError(f"Prompts cannot enter an image tower of type {type(trunk).__name__}; {WORKS}")
-        self.blocks = nn.ModuleList(Block(b) for b in blocks)
-        self.width, self.depth = self.blocks[0].width, len(self.blocks)
+        wrapped = [Block(b) for b in blocks]
+        self.blocks = nn.ModuleList(wrapped)
+        self.width, self.depth = wrapped[0].width, len(wrapped)
 
     def embed(self, images: Tensor) -> Tensor:
         """(b, 3, h, w) normalised images -> (b, 1 + patches, width), before the first LayerNorm."""
@@ -61,10 +65,7 @@ class ImageTower(nn.Module):
         """(b, tokens, width), or (b, 1, width) where one token is read -> (b, d), unnormalised."""
         v = self.visual
         if isinstance(v, VisionTransformer):
-            if self.one_token:
-                pooled = v.ln_post(x[:, 0])
-            else:
-                pooled = v._pool(x)[0]
+            pooled = v.ln_post(x[:, 0]) if self.one_token else v._pool(x)[0]
             return pooled if v.proj is None else pooled @ v.proj
         return v.head(v.trunk.forward_head(v.trunk.norm(x)))
 

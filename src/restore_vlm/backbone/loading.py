@@ -33,13 +33,20 @@ class Backbone(nn.Module):
         UserError: If prompts cannot enter one of its towers.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str, preprocess: PreprocessCfg) -> None:
+    logit_scale: nn.Parameter
+    logit_bias: nn.Parameter | None
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, preprocess: PreprocessCfg) -> None:
         super().__init__()
         model.eval().requires_grad_(False)
         self.image, self.text = ImageTower(model.visual), TextTower(model, tokenizer)
         self.logit_scale = model.logit_scale
         self.logit_bias = getattr(model, "logit_bias", None)
         self.name, self.preprocess = name, preprocess
+
+    @property
+    def device(self) -> torch.device:
+        return self.logit_scale.device
 
     @property
     def dim(self) -> int:
@@ -118,6 +125,8 @@ def _create_by_tag(name: str) -> tuple[nn.Module, str]:
         raise unknown("backbone", architecture, [TINY, *open_clip.list_models()])
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
+        if not tags:
+            raise UserError(f"open_clip has no weights for {architecture}; choose another architecture.")
         if not tag:
             raise UserError(
                 f"Say which weights of {architecture}: {architecture}:TAG, TAG one of {', '.join(tags)}."
@@ -140,11 +149,11 @@ def pick_device(name: str | None = None) -> torch.device:
     Raises:
         UserError: If the device asked for is not there.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    available = [kind for kind, count in counts.items() if count]
     if name is None:
-        return torch.device(next(d for d, there in available.items() if there))
-    if not available.get(name.split(":")[0], False):
-        raise UserError(
-            f"There is no device {name!r} here; use one of {', '.join(d for d in available if available[d])}."
-        )
+        return torch.device(available[0])
+    kind, _, index = name.partition(":")
+    if kind not in available or (index and not (index.isdigit() and int(index) < counts[kind])):
+        raise UserError(f"There is no device {name!r} here; use one of {', '.join(available)}.")
     return torch.device(name)

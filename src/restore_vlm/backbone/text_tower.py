@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,22 +60,28 @@ class TextTower(nn.Module):
         UserError: If the tower is not open_clip's own text transformer.
     """
 
+    token_embedding: Any
+    positional_embedding: Tensor
+    ln_final: Any
+    projection: Any
+
     def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
         super().__init__()
-        text = getattr(model, "text", model)
+        text: Any = getattr(model, "text", model)
         blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
         if blocks is None or getattr(text, "cls_emb", None) is not None:
             raise UserError(f"Prompts cannot enter a text tower of type {type(text).__name__}; {WORKS}")
         self.token_embedding, self.positional_embedding = text.token_embedding, text.positional_embedding
         self.ln_final, self.projection = text.ln_final, text.text_projection
-        self.blocks = nn.ModuleList(Block(b) for b in blocks)
+        wrapped = [Block(b) for b in blocks]
+        self.blocks = nn.ModuleList(wrapped)
         self.pool = getattr(text, "text_pool_type", None) or text.pool_type
-        self.eos_id = getattr(text, "text_eos_id", None) or getattr(text, "eos_id", None)
+        self.eos_id: Any = getattr(text, "text_eos_id", None) or getattr(text, "eos_id", None)
         if getattr(text, "use_pad_mask", False) or self.pool not in ("argmax", "eos", "first", "last"):
             raise UserError(f"Prompts cannot enter a text tower that pools by {self.pool!r}; {WORKS}")
         self.causal = text.attn_mask is not None
         self.packed = self.causal and self.pool in ("argmax", "eos")
-        self.width, self.depth = self.blocks[0].width, len(self.blocks)
+        self.width, self.depth = wrapped[0].width, len(wrapped)
         self.tokenizer = tokenizer
         first = tokenizer(["a", "b"])[:, 0]
         self.start = int(first[0] == first[1])
@@ -84,7 +91,7 @@ class TextTower(nn.Module):
         if self.pool == "argmax":
             return ids.argmax(-1)
         if self.pool == "eos":
-            return (ids == self.eos_id).int().argmax(-1)
+            return ids.eq(self.eos_id).int().argmax(-1)
         return torch.full((len(ids),), 0 if self.pool == "first" else ids.shape[1] - 1)
 
     def tokenize(self, prompts: Sequence[str], context: int = 0, placeholders: int = 0) -> ClassPrompts:
@@ -96,32 +103,25 @@ class TextTower(nn.Module):
             placeholders: Tokens to insert in front of each prompt for learned context.
 
         Raises:
-            UserError: If a prompt is longer than the tower reads.
+            UserError: If there is no prompt, or one that leaves no room for another token: a tokenizer
+                cuts what is too long without a word.
         """
-        ids = self.tokenizer(list(prompts))
-        limit = ids.shape[1]
-        if placeholders:
-            filler = ids[:, :1].new_zeros(len(ids), placeholders)
-            ids = torch.cat([ids[:, : self.start], filler, ids[:, self.start :]], 1)[:, :limit]
-        ends = self.end(ids)
-        if self.packed:
-            stop = self.tokenizer([""])[0]
-            stop_id = stop[self.end(stop[None])[0]]
-            too_long = [p for p, row, e in zip(prompts, ids, ends, strict=True) if row[e] != stop_id]
-            full = ends == limit - 1
-            too_long += [
-                p for p, f in zip(prompts, full, strict=True) if f and not self._fits(p, placeholders, limit)
-            ]
-            if too_long:
-                raise UserError(
-                    f"The prompt {too_long[0]!r} is longer than the {limit} tokens the text tower "
-                    "reads; shorten the class name."
-                )
-        return self._arrange(ids, ends, max(context, placeholders))
+        if not prompts:
+            raise UserError("There are no classes; name at least one.")
+        ids = self._encode(prompts, placeholders)
+        cut = (ids == self._encode([f"{p} x" for p in prompts], placeholders)).all(1)
+        if cut.any():
+            raise UserError(
+                f"The prompt {prompts[int(cut.int().argmax())]!r} fills the {ids.shape[1]} tokens the text "
+                "tower reads, or is longer; shorten the class name."
+            )
+        return self._arrange(ids, self.end(ids), max(context, placeholders))
 
-    def _fits(self, prompt: str, placeholders: int, limit: int) -> bool:
-        encode = getattr(self.tokenizer, "encode", None)
-        return encode is None or len(encode(prompt)) + self.start + 1 + placeholders <= limit
+    def _encode(self, prompts: Sequence[str], placeholders: int) -> Tensor:
+        """(c, t) ids with placeholder tokens put in after the start token."""
+        ids = self.tokenizer(list(prompts))
+        filler = ids.new_zeros(len(ids), placeholders)
+        return torch.cat([ids[:, : self.start], filler, ids[:, self.start :]], dim=1)[:, : ids.shape[1]]
 
     def _arrange(self, ids: Tensor, ends: Tensor, context: int) -> ClassPrompts:
         device = self.positional_embedding.device
@@ -197,7 +197,7 @@ class TextTower(nn.Module):
         prompt = prompt.to(x.dtype).expand(*x.shape[:-2], -1, -1)
         return torch.cat([x[..., :start, :], prompt, x[..., stop:, :]], dim=-2)
 
-    def _packed_block(self, block: Block, x: Tensor, classes: ClassPrompts, last: bool) -> Tensor:
+    def _packed_block(self, block: Any, x: Tensor, classes: ClassPrompts, last: bool) -> Tensor:
         """One block over (p + suffix, width) packed tokens; the last one at the ends only."""
         p = len(classes.prefix)
         if last:
@@ -212,8 +212,8 @@ class TextTower(nn.Module):
         out = []
         if not last:
             pq, q = q.split([p, len(q) - p])
-            heads = [t.transpose(0, 1)[None] for t in (pq, pk, pv)]
-            out.append(attention(*heads, causal_mask(p, p, pq))[0].transpose(0, 1))
+            hq, hk, hv = (t.transpose(0, 1)[None] for t in (pq, pk, pv))
+            out.append(attention(hq, hk, hv, causal_mask(p, p, pq))[0].transpose(0, 1))
         for (c, s), t, gq, gk, gv in zip(classes.groups, queries, q.split(sizes), ks, vs, strict=True):
             gk = torch.cat([pk.expand(c, *pk.shape), gk.unflatten(0, (c, s))], dim=1)
             gv = torch.cat([pv.expand(c, *pv.shape), gv.unflatten(0, (c, s))], dim=1)

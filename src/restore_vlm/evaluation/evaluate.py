@@ -56,7 +56,7 @@ def probabilities(
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """(n, c) class probabilities of images; text features are computed once."""
-    device = model.backbone.logit_scale.device
+    device = model.backbone.device
     out = []
     with autocast(precision, device):
         text, prompts = model.encode_text()[0], model.prompt_tokens()[1]

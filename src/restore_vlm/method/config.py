@@ -109,8 +109,10 @@ class MethodConfig(Part):
 
     @model_validator(mode="after")
     def _compatible(self) -> MethodConfig:
-        if "{}" not in self.template:
-            raise ValueError(f'template {self.template!r} has no "{{}}" for the class name')
+        if self.template.count("{}") != 1 or self.template.count("{") != 1 or self.template.count("}") != 1:
+            raise ValueError(f'template {self.template!r} needs one "{{}}", where the class name goes')
+        if self.trainable and not any(part for _, part in self.losses):
+            raise ValueError("there is something to learn but no loss to learn it with")
         if self.losses.feature_shift and (self.prompts is None or self.prompts.towers != "both"):
             raise ValueError(
                 "feature-shift consistency compares the towers: it needs prompts in both "

@@ -29,7 +29,7 @@ class FeatureShiftLoss(nn.Module):
             text, image = model.prompt_tokens()
             self.register_buffer("text_reference", prompt_norms(text).clone())
             self.register_buffer("image_reference", prompt_norms(image).clone())
-            self._frozen_text = None
+            self._frozen_text: list[Tensor] = []
             if self.measure == "embedding":
                 self._frozen_text = model.backbone.text(model.frozen_classes(model.classnames), states=True)[
                     1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,12 @@ class PromptedModel(nn.Module):
         self.text_surgery = Surgery(backbone.dim, ratios.text_ratio) if ratios else None
         self.image_surgery = Surgery(backbone.dim, ratios.vision_ratio) if ratios else None
         self.set_classes(classnames)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> PromptedModel:
+        """Moving the model moves its tokenised classes too."""
+        super()._apply(*args, **kwargs)
+        self.set_classes(self.classnames)
+        return self
 
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Replaces the classes; underscores become spaces. Any names, seen in training or not."""
@@ -110,7 +117,8 @@ class PromptedModel(nn.Module):
             features, seen = self.backbone.text(self.classes, prompts, states)
         else:
             if self._fixed_text is None:
-                with torch.no_grad():
+                device = self.backbone.device.type
+                with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
                     self._fixed_text = self.backbone.text(self.classes)[0]
             features, seen = self._fixed_text, []
         return self._unit(features, self.text_surgery), seen

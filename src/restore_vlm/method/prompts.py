@@ -27,8 +27,8 @@ class Prompts(nn.Module):
     def __init__(self, config: PromptConfig, backbone: Backbone) -> None:
         super().__init__()
         text, image, n = backbone.text, backbone.image, config.length
-        towers = {"text": [text], "image": [image], "both": [text, image]}[config.towers]
-        self.depth = min(config.depth, *(t.depth for t in towers))
+        depths = {"text": [text.depth], "image": [image.depth], "both": [text.depth, image.depth]}
+        self.depth = min(config.depth, *depths[config.towers])
         self.from_words = config.towers != "image" and len(config.init.split()) >= n
         if config.towers != "image":
             self.text = nn.ParameterList(torch.randn(n, text.width) * STD for _ in range(self.depth))

@@ -89,7 +89,7 @@ class Classifier:
         if self.model.classnames != names:
             self.model.set_classes(names)
         transform = test_transform(self.model.backbone.preprocess)
-        device = self.model.backbone.logit_scale.device
+        device = self.model.backbone.device
         text, out = self.model.encode_text()[0], []
         for start in range(0, len(photos), BATCH):
             batch = torch.stack([transform(_read(p)) for p in photos[start : start + BATCH]])

@@ -49,7 +49,7 @@ class Trainer:
     ) -> None:
         self.model, self.images, self.config, self.seed = model, images, config, seed
         self.precision, self.folder = precision, folder
-        self.device = model.backbone.logit_scale.device
+        self.device = model.backbone.device
         self.losses = Losses(model.config, model).to(self.device)
         self.gradient = Gradient(self.losses, model)
         self.learned = model.trainable()

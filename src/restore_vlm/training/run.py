@@ -127,7 +127,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = PromptedModel(backbone, recipe, classes)
-    device = backbone.logit_scale.device
+    device = backbone.device
     if model.prompts is not None and recipe.prompts and model.prompts.depth < recipe.prompts.depth:
         progress.say(
             f"Prompt depth {recipe.prompts.depth} of the recipe is scaled to the {model.prompts.depth} "
