@@ -5,7 +5,7 @@ The shipped folder was made by
     python scripts/make_demo_photos.py \
         --photos ../shared/data/tiny-imagenet-val.zip \
         --names ../shared/data/tiny-imagenet-classes.tsv \
-        --sensor night-vision --part demo --out src/restore_vlm/assets/demo
+        --sensor thermal --part demo --out src/restore_vlm/assets/demo
 
 ``--part`` draws 40 of the 200 classes: ``demo`` the bundled ones, ``choose`` 40 others, on which
 sensor and recipes were chosen. Each class gets 16 training photos and the rest for test, in

@@ -40,7 +40,7 @@ def run_demo(seeds: Iterable[int], folder: Path) -> None:
     """
     seeds = list(seeds)
     out.print(
-        "A CLIP meets a night-vision camera. It is tuned on 16 photos of each of 20 classes (base) and "
+        "A CLIP meets a thermal camera. It is tuned on 16 photos of each of 20 classes (base) and "
         "tested on them and on 20 classes it is never tuned on (novel)."
     )
     jobs = [(m, s) for s in seeds for m in METHODS if m != "clip" or s == seeds[0]]
@@ -160,7 +160,7 @@ def picture(rows: list[Row], path: Path) -> None:
     axes.set_xticks(range(len(rows)), [r["method"] for r in rows])
     axes.set_ylabel("accuracy, %")
     axes.set_ylim(0, 1.22 * max(100 * r[s] for r in rows for s in SCORES))
-    axes.set_title("16 night-vision photos of each of 20 classes", loc="left", fontsize=11)
+    axes.set_title("16 thermal-camera photos of each of 20 classes", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=3, loc="upper left", fontsize=9)
     part = path.with_name(f".{path.name}.part")
