@@ -69,8 +69,8 @@ def test_local_folder(tmp_path: Path, config: dict) -> None:
 def test_quick_gelu_is_read_from_the_config(tmp_path: Path) -> None:
     model = write_folder(tmp_path, SMALL | {"quick_gelu": True})
     backbone = load_backbone(str(tmp_path))
-    assert type(backbone.image.blocks[0].act) is type(model.visual.transformer.resblocks[0].mlp.gelu)
-    assert type(backbone.image.blocks[0].act).__name__ == "QuickGELU"
+    assert type(model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    assert backbone.image.blocks[0].mlp_in.gain == 1.702
 
 
 def test_checkpoint_scale_and_bias() -> None:
