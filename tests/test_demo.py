@@ -65,6 +65,8 @@ def test_bundled_clip_loads_in_plain_open_clip() -> None:
     backbone = load_backbone("tiny")
     prompts = backbone.text.tokenize(["a photo of a school bus.", "a photo of a wok."])
     with torch.no_grad():
-        torch.testing.assert_close(backbone.image(images)[0], model.encode_image(images), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            backbone.image(images)[0], model.encode_image(images), atol=1e-5, rtol=1e-5
+        )
         torch.testing.assert_close(backbone.text(prompts)[0], model.encode_text(tokens), atol=1e-5, rtol=1e-5)
     assert 14 < model.logit_scale.exp() <= 100
