@@ -6,7 +6,7 @@ block, the mean of ||h_prompted - h_frozen|| / ||h_frozen|| at the class token o
 at the end-of-text token over classes.
 
 The consistency loss is the sum over layers of (s_text - s_vision)^2, with two guards that leave
-it as published where that is stable: see :func:`tempered` and :func:`consistency`.
+it as published for shifts up to 4 that differ by up to 1: see :func:`tempered` and :func:`consistency`.
 """
 
 from __future__ import annotations
