@@ -57,9 +57,16 @@ class Backbone(nn.Module):
         return self.text.width if projection is None else projection.shape[1]
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
-        """(b, d) and (c, d) unit features -> (b, c) logits, with the checkpoint's scale and bias."""
+        """(b, d) and (c, d) unit features -> (b, c) logits, with the checkpoint's scale and bias.
+
+        Text features of their own for every image are (b, c, d).
+        """
         with torch.autocast(image_features.device.type, enabled=False):
-            logits = self.logit_scale.exp() * image_features @ text_features.transpose(-1, -2)
+            scaled = self.logit_scale.exp() * image_features
+            if text_features.ndim == 3:
+                logits = (text_features @ scaled[:, :, None])[..., 0]
+            else:
+                logits = scaled @ text_features.T
         return logits if self.logit_bias is None else logits + self.logit_bias
 
     def train(self, mode: bool = True) -> Backbone:

@@ -59,10 +59,9 @@ def probabilities(
     device = model.backbone.device
     out = []
     with autocast(precision, device):
-        text, prompts = model.encode_text()[0], model.prompt_tokens()[1]
+        score = model.scorer()
         for batch, _ in loader(images, BATCH):
-            features = model.encode_image(batch.to(device), prompts)[0]
-            out.append(model.backbone.logits(features, text).float().softmax(-1).cpu())
+            out.append(score(batch.to(device)).softmax(-1).cpu())
             if progress:
                 progress(sum(len(p) for p in out))
     return torch.cat(out)

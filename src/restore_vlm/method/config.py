@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -23,6 +24,10 @@ class PromptConfig(Part):
         length: Tokens per layer.
         init: Words whose embeddings the layer-0 text context starts from; used where it has
             at least ``length`` words, else the context is random.
+        class_position: Where the class name stands among the text context tokens (CoOp).
+        per_class: Whether every training class has its own layer-0 text context (CoOp).
+        conditional: Whether a small network shifts the layer-0 text context by the image's
+            feature (CoCoOp).
     """
 
     towers: Literal["text", "image", "both"] = "both"
@@ -30,11 +35,26 @@ class PromptConfig(Part):
     depth: PositiveInt = 9
     length: PositiveInt = 2
     init: str = "a photo of a"
+    class_position: Literal["end", "middle", "front"] = "end"
+    per_class: bool = False
+    conditional: bool = False
 
     @model_validator(mode="after")
-    def _coupled_needs_both(self) -> PromptConfig:
+    def _compatible(self) -> PromptConfig:
         if self.coupled and self.towers != "both":
             raise ValueError('coupled prompts need towers = "both"')
+        textual = self.per_class or self.conditional or self.class_position != "end"
+        if self.towers == "image" and textual:
+            raise ValueError(
+                "class_position, per_class and conditional are about text prompts: there are none"
+            )
+        if self.coupled and (self.per_class or self.conditional):
+            raise ValueError(
+                "coupled image prompts are a map of the text prompts, so those can depend neither on the "
+                "class nor on the image; set coupled = false"
+            )
+        if self.per_class and self.conditional:
+            raise ValueError("context is either per class or conditional on the image, not both")
         return self
 
 
@@ -72,37 +92,152 @@ class FeatureShiftConfig(Part):
     measure: Literal["prompt", "embedding"] = "prompt"
 
 
+class TextAnchorConfig(Part):
+    """Keeps the class features near those of the hand-written prompts.
+
+    Attributes:
+        weight: 8 in KgCoOp (arXiv 2303.13283), 25 in PromptSRC (arXiv 2307.06948).
+        distance: ``cosine``, 1 - mean cosine (KgCoOp), or ``l1``, mean absolute difference of
+            unit features (PromptSRC).
+    """
+
+    weight: Ratio = 8.0
+    distance: Literal["cosine", "l1"] = "cosine"
+
+
+class ImageAnchorConfig(Part):
+    """Keeps the image features near the frozen ones (PromptSRC, arXiv 2307.06948).
+
+    Attributes:
+        weight: 10 in PromptSRC.
+        distance: As for the text.
+    """
+
+    weight: Ratio = 10.0
+    distance: Literal["cosine", "l1"] = "l1"
+
+
+class LogitAnchorConfig(Part):
+    """KL(zero-shot || tuned), summed and divided by the number of logits (PromptSRC)."""
+
+    weight: Ratio = 1.0
+
+
 class LossesConfig(Part):
     cross_entropy: CrossEntropyConfig | None = CrossEntropyConfig()
     feature_shift: FeatureShiftConfig | None = None
+    text_anchor: TextAnchorConfig | None = None
+    image_anchor: ImageAnchorConfig | None = None
+    logit_anchor: LogitAnchorConfig | None = None
+
+
+class LoraConfig(Part):
+    """Low-rank updates W + (alpha / rank) B A of q, k and v in every block (CLIP-LoRA, arXiv 2405.18541)."""
+
+    towers: Literal["text", "image", "both"] = "both"
+    rank: PositiveInt = 2
+    alpha: Annotated[float, Field(gt=0)] = 1.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25
+
+
+class FinetuneConfig(Part):
+    """Every weight of a tower is learned."""
+
+    towers: Literal["text", "image", "both"] = "image"
+
+
+class WeightsConfig(Part):
+    """Changes to the backbone's own weights; at most one kind."""
+
+    lora: LoraConfig | None = None
+    finetune: FinetuneConfig | None = None
+
+
+class ClipAdapterConfig(Part):
+    """(1 - ratio) f + ratio A(f) on the image feature, A a bottleneck of two layers (arXiv 2110.04544)."""
+
+    ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
+    reduction: PositiveInt = 4
+
+
+class TaskResidualConfig(Part):
+    """t + alpha x, one learned x per training class, on the text feature (TaskRes, arXiv 2211.10277)."""
+
+    alpha: Ratio = 0.5
+
+
+class CacheConfig(Part):
+    """Tip-Adapter's cache of training features (arXiv 2207.09519).
+
+    Attributes:
+        alpha: Weight of the cache's logits.
+        beta: Their sharpness.
+        views: Random crops averaged per training image.
+        learned: Whether the keys are learned (Tip-Adapter-F).
+    """
+
+    alpha: Ratio = 1.0
+    beta: Ratio = 5.5
+    views: PositiveInt = 10
+    learned: bool = False
+
+
+class LinearProbeConfig(Part):
+    """Logistic regression on the frozen image features (arXiv 2103.00020).
+
+    Attributes:
+        c: Inverse of the l2 regularisation.
+    """
+
+    c: Annotated[float, Field(gt=0)] = 0.316
+
+
+class HeadsConfig(Part):
+    """What happens to features and logits after the towers."""
+
+    clip_adapter: ClipAdapterConfig | None = None
+    task_residual: TaskResidualConfig | None = None
+    cache: CacheConfig | None = None
+    linear_probe: LinearProbeConfig | None = None
 
 
 class AveragingConfig(Part):
-    """Gaussian-weighted average of the epochs' weights (PromptSRC, arXiv 2307.06948).
+    """One set of weights out of several.
 
     Attributes:
-        mean: Epoch of the largest weight, counted from 1.
-        std: Its spread in epochs.
+        kind: ``gaussian``, a Gaussian-weighted average of the epochs' weights (PromptSRC, arXiv
+            2307.06948), or ``interpolation``, a point between the weights before and after
+            training (WiSE-FT, arXiv 2109.01903).
+        mean: Epoch of the largest weight, counted from 1 (gaussian).
+        std: Its spread in epochs (gaussian).
+        alpha: Share of the trained weights (interpolation).
     """
 
+    kind: Literal["gaussian", "interpolation"] = "gaussian"
     mean: float = 15.0
     std: Annotated[float, Field(gt=0)] = 1.0
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 class MethodConfig(Part):
-    """A method: prompts + surgery + losses + gradient rule + weight averaging.
+    """A method: prompts, weights, surgery and heads, with losses, gradient rule and averaging.
 
     Attributes:
         name: What tables call it.
-        template: Prompt of a class where no context is learned.
+        template: Hand-written prompt: of a class where no context is learned, and of the frozen
+            model that anchors refer to.
+        ensemble: Whether the hand-written prompts are many templates, averaged, in its place.
         gradient: ``plain``, or ``prograd``: where the loss gradient opposes that of the
             divergence from zero-shot, its component along it is removed (arXiv 2205.14865).
     """
 
     name: str
     template: str = "a photo of a {}."
+    ensemble: bool = False
     prompts: PromptConfig | None = None
+    weights: WeightsConfig = WeightsConfig()
     surgery: SurgeryConfig | None = None
+    heads: HeadsConfig = HeadsConfig()
     losses: LossesConfig = LossesConfig()
     gradient: Literal["plain", "prograd"] = "plain"
     averaging: AveragingConfig | None = None
@@ -111,24 +246,73 @@ class MethodConfig(Part):
     def _compatible(self) -> MethodConfig:
         if self.template.count("{}") != 1 or self.template.count("{") != 1 or self.template.count("}") != 1:
             raise ValueError(f'template {self.template!r} needs one "{{}}", where the class name goes')
-        if self.trainable and not any(part for _, part in self.losses):
-            raise ValueError("there is something to learn but no loss to learn it with")
-        if self.losses.feature_shift and (self.prompts is None or self.prompts.towers != "both"):
-            raise ValueError(
-                "feature-shift consistency compares the towers: it needs prompts in both "
-                '(set prompts.towers = "both", or losses.feature_shift = none)'
-            )
+        reason = next((text for broken, text in _conflicts(self) if broken), None)
+        if reason:
+            raise ValueError(reason)
         return self
 
     @property
     def trainable(self) -> bool:
-        """Whether there is anything to learn."""
-        return self.prompts is not None or self.surgery is not None
+        """Whether there is anything to learn by gradient."""
+        heads, weights = self.heads, self.weights
+        learned_heads = heads.clip_adapter or heads.task_residual or (heads.cache and heads.cache.learned)
+        return any((self.prompts, self.surgery, weights.lora, weights.finetune, learned_heads))
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the class features depend on the image."""
+        return self.prompts is not None and self.prompts.conditional
+
+
+def _conflicts(method: MethodConfig) -> Iterator[tuple[bool, str]]:
+    """Parts that do not fit together, each with the reason."""
+    losses, prompts, weights = method.losses, method.prompts, method.weights
+    yield (
+        method.trainable and not any(part for _, part in losses),
+        "there is something to learn but no loss to learn it with",
+    )
+    yield (
+        losses.feature_shift is not None and (prompts is None or prompts.towers != "both"),
+        "feature-shift consistency compares the towers: it needs prompts in both "
+        '(set prompts.towers = "both", or losses.feature_shift = none)',
+    )
+    yield (
+        method.conditional and losses.text_anchor is not None,
+        "conditional prompts have no fixed text features to anchor (set losses.text_anchor = none)",
+    )
+    yield (
+        method.conditional and losses.feature_shift is not None,
+        "conditional prompts have no fixed text tower to measure the shift of "
+        "(set prompts.conditional = false, or losses.feature_shift = none)",
+    )
+    yield (
+        weights.lora is not None and weights.finetune is not None,
+        "weights are either fine-tuned or given low-rank updates, not both",
+    )
+    yield (
+        method.heads.linear_probe is not None and method.trainable,
+        "a linear probe is fitted to frozen features: nothing else can be learned beside it",
+    )
+    yield (
+        method.averaging is not None and not method.trainable,
+        "there are no learned weights to average",
+    )
 
 
 class TrainingConfig(Part):
-    """The optimisation: SGD with momentum, cosine per epoch after constant warm-up epochs."""
+    """The optimisation: cosine decay after constant warm-up epochs.
 
+    Attributes:
+        optimiser: ``sgd`` with momentum, or ``adamw``.
+        eps: AdamW's.
+        schedule: Whether the learning rate changes with every epoch or with every step.
+        iterations: Steps of the whole run in place of epochs.
+    """
+
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    schedule: Literal["epoch", "step"] = "epoch"
+    iterations: PositiveInt | None = None
     epochs: Annotated[int, Field(ge=0)] = 10
     batch: PositiveInt = 4
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.0035

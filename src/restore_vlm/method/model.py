@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from restore_vlm.backbone import Backbone
 from restore_vlm.backbone.text_tower import ClassPrompts
 from restore_vlm.method.config import MethodConfig
+from restore_vlm.method.heads import Heads
 from restore_vlm.method.prompts import Prompts
 from restore_vlm.method.surgery import Surgery
+from restore_vlm.method.weights import Weights
 from restore_vlm.shift import prompt_norms
 
 
@@ -24,7 +26,7 @@ class Encoded:
     Attributes:
         logits: (b, c).
         image_features: (b, d), unit length.
-        text_features: (c, d), unit length.
+        text_features: (c, d), unit length; (b, c, d) where they depend on the image.
         image_states: Per block, (b, width) at the class token.
         text_states: Per block, (c, width) at end-of-text.
         text_prompts: Per layer, (n, width).
@@ -41,21 +43,24 @@ class Encoded:
 
 
 class PromptedModel(nn.Module):
-    """A backbone with prompts and surgery blocks in it, for any list of class names.
+    """A backbone with a method's learned parts in it, for any list of class names.
 
     Args:
-        backbone: Frozen.
+        backbone: Frozen; never changed, so that the same one can serve several models.
         config: The method's parts.
-        classnames: What to tell apart; see :meth:`set_classes`.
+        classnames: The classes of training; :meth:`set_classes` asks about others later.
     """
 
     def __init__(self, backbone: Backbone, config: MethodConfig, classnames: Sequence[str]) -> None:
         super().__init__()
         self.backbone, self.config = backbone, config
-        self.prompts = Prompts(config.prompts, backbone) if config.prompts else None
+        self.known = {name: row for row, name in enumerate(classnames)}
+        self.prompts = Prompts(config.prompts, backbone, len(classnames)) if config.prompts else None
+        self.weights = Weights(config.weights, backbone)
         ratios = config.surgery
         self.text_surgery = Surgery(backbone.dim, ratios.text_ratio) if ratios else None
         self.image_surgery = Surgery(backbone.dim, ratios.vision_ratio) if ratios else None
+        self.heads = Heads(config.heads, backbone.dim, len(classnames))
         self.set_classes(classnames)
 
     def _apply(self, *args: Any, **kwargs: Any) -> PromptedModel:
@@ -68,6 +73,8 @@ class PromptedModel(nn.Module):
         """Replaces the classes; underscores become spaces. Any names, seen in training or not."""
         self.classnames = list(classnames)
         self.classes = self.tokenize(classnames)
+        rows = [self.known.get(name, -1) for name in classnames]
+        self.rows = torch.tensor(rows, device=self.backbone.device)
         self._fixed_text: Tensor | None = None
 
     def tokenize(self, classnames: Sequence[str]) -> ClassPrompts:
@@ -86,13 +93,14 @@ class PromptedModel(nn.Module):
         return self.backbone.text.tokenize([self.config.template.format(n) for n in names])
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Everything that is learned, by name."""
+        """Everything that is learned by gradient, by name."""
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """Everything that training changes: the learned tensors and the surgery ratios."""
+        """Everything that training changes: learned tensors, surgery ratios, what heads were fitted to."""
         state = {n: p.detach() for n, p in self.trainable().items()}
-        return state | {n: b for n, b in self.named_buffers() if n.endswith("surgery.ratio")}
+        fitted = {n: b for n, b in self.named_buffers() if n.startswith("heads.")}
+        return state | fitted | {n: b for n, b in self.named_buffers() if n.endswith("surgery.ratio")}
 
     def prompt_tokens(self) -> tuple[list[Tensor], list[Tensor]]:
         """Text and image prompts per layer; empty lists where a tower has none."""
@@ -108,20 +116,27 @@ class PromptedModel(nn.Module):
         self.image_surgery.grow(config.vision_growth, prompt_norms(image))
 
     def encode_text(
-        self, prompts: Sequence[Tensor] | None = None, states: bool = False
+        self,
+        prompts: Sequence[Tensor] | None = None,
+        states: bool = False,
+        image_features: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """(c, d) unit features of the classes, and per-block states if asked for."""
+        """(c, d) unit features of the classes, and per-block states if asked for.
+
+        Conditional prompts need the (b, d) unit ``image_features`` and give (b, c, d).
+        """
         if prompts is None:
             prompts = self.prompt_tokens()[0]
-        if prompts or states:
-            features, seen = self.backbone.text(self.classes, prompts, states)
+        learned = self.weights.text
+        if prompts or states or learned is not None:
+            features, seen = (learned or self.backbone.text)(self.classes, prompts, states)
         else:
             if self._fixed_text is None:
                 device = self.backbone.device.type
                 with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
                     self._fixed_text = self.backbone.text(self.classes)[0]
             features, seen = self._fixed_text, []
-        return self._unit(features, self.text_surgery), seen
+        return self._unit(self.heads.text(features.float(), self.rows), self.text_surgery), seen
 
     def encode_image(
         self, images: Tensor, prompts: Sequence[Tensor] | None = None, states: bool = False
@@ -129,22 +144,42 @@ class PromptedModel(nn.Module):
         """(b, d) unit features of normalised images, and per-block states if asked for."""
         if prompts is None:
             prompts = self.prompt_tokens()[1]
-        with nullcontext() if prompts else torch.no_grad():
-            features, seen = self.backbone.image(images, prompts, states)
-        return self._unit(features, self.image_surgery), seen
+        learned = self.weights.image
+        with nullcontext() if prompts or learned is not None else torch.no_grad():
+            features, seen = (learned or self.backbone.image)(images, prompts, states)
+        return self._unit(self.heads.image(features.float()), self.image_surgery), seen
 
     def _unit(self, features: Tensor, surgery: Surgery | None) -> Tensor:
-        features = features.float()
         return F.normalize(features if surgery is None else surgery(features).float(), dim=-1)
+
+    def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """(b, d) and (c, d) or (b, c, d) unit features -> (b, c)."""
+        return self.heads.logits(
+            self.backbone.logits(image_features, text_features), image_features, self.rows
+        )
 
     def encode(self, images: Tensor, states: bool = False) -> Encoded:
         """One forward pass of a training step."""
         out = Encoded()
         out.text_prompts, out.image_prompts = self.prompt_tokens()
-        out.text_features, out.text_states = self.encode_text(out.text_prompts, states)
         out.image_features, out.image_states = self.encode_image(images, out.image_prompts, states)
-        out.logits = self.backbone.logits(out.image_features, out.text_features)
+        out.text_features, out.text_states = self.encode_text(out.text_prompts, states, out.image_features)
+        out.logits = self.logits(out.image_features, out.text_features)
         return out
+
+    def scorer(self) -> Callable[[Tensor], Tensor]:
+        """Images (b, 3, h, w) -> logits (b, c), what does not depend on the images computed once."""
+        text_prompts, image_prompts = self.prompt_tokens()
+        fixed = None if self.config.conditional else self.encode_text(text_prompts)[0]
+
+        def score(images: Tensor) -> Tensor:
+            features = self.encode_image(images, image_prompts)[0]
+            text = fixed
+            if text is None:
+                text = self.encode_text(text_prompts, image_features=features)[0]
+            return self.logits(features, text).float()
+
+        return score
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, 3, h, w) normalised images -> (b, c) logits."""

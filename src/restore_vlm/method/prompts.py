@@ -17,6 +17,7 @@ class Prompts(nn.Module):
     Args:
         config: Towers, coupling, depth, length and the words to start from.
         backbone: Gives widths, depths and word embeddings.
+        classes: Number of training classes.
 
     Attributes:
         depth: Layers with prompts, at most what the prompted towers have.
@@ -24,7 +25,7 @@ class Prompts(nn.Module):
             template then stays as frozen words.
     """
 
-    def __init__(self, config: PromptConfig, backbone: Backbone) -> None:
+    def __init__(self, config: PromptConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         text, image, n = backbone.text, backbone.image, config.length
         depths = {"text": [text.depth], "image": [image.depth], "both": [text.depth, image.depth]}

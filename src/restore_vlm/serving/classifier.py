@@ -90,11 +90,10 @@ class Classifier:
             self.model.set_classes(names)
         transform = test_transform(self.model.backbone.preprocess)
         device = self.model.backbone.device
-        text, out = self.model.encode_text()[0], []
+        score, out = self.model.scorer(), []
         for start in range(0, len(photos), BATCH):
             batch = torch.stack([transform(_read(p)) for p in photos[start : start + BATCH]])
-            features = self.model.encode_image(batch.to(device))[0]
-            probability = self.model.backbone.logits(features, text).float().softmax(-1).cpu()
+            probability = score(batch.to(device)).softmax(-1).cpu()
             values, index = probability.topk(min(top or len(names), len(names)))
             for row, order in zip(values.tolist(), index.tolist(), strict=True):
                 out.append(Prediction([names[i] for i in order], row))
