@@ -1,6 +1,6 @@
 """Methods as compositions of prompts, surgery, losses, gradient rule and weight averaging."""
 
-from restore_vlm.method.averaging import GaussianAverage
+from restore_vlm.method.averaging import make_average
 from restore_vlm.method.config import MethodConfig, Recipe, TrainingConfig
 from restore_vlm.method.gradient import Gradient
 from restore_vlm.method.losses import Losses
@@ -9,7 +9,6 @@ from restore_vlm.method.presets import load_recipe, methods, recipes
 
 __all__ = [
     "Encoded",
-    "GaussianAverage",
     "Gradient",
     "Losses",
     "MethodConfig",
@@ -17,6 +16,7 @@ __all__ = [
     "Recipe",
     "TrainingConfig",
     "load_recipe",
+    "make_average",
     "methods",
     "recipes",
 ]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from restore_vlm.method.losses import Losses
+from restore_vlm.method.losses import Losses, divergence
 from restore_vlm.method.model import Encoded, PromptedModel
 
 
@@ -21,36 +20,12 @@ def project_out(gradient: Tensor, guide: Tensor) -> Tensor:
     return gradient - along / guide.square().sum() * guide
 
 
-class ProGrad:
-    """The loss gradient, kept from working against the zero-shot model.
-
-    Per learned tensor, the guide is the gradient of KL(zero-shot || tuned), temperature 1.
-
-    Args:
-        model: At initialisation, holding the training classes.
-    """
-
-    def __init__(self, model: PromptedModel) -> None:
-        with torch.no_grad():
-            text = model.backbone.text(model.frozen_classes(model.classnames))[0]
-        self.text = F.normalize(text.float(), dim=-1)
-
-    def backward(self, model: PromptedModel, images: Tensor, out: Encoded, loss: Tensor) -> None:
-        """Fills the gradients of the learned tensors."""
-        with torch.no_grad():
-            frozen = F.normalize(model.backbone.image(images)[0].float(), dim=-1)
-            target = model.backbone.logits(frozen, self.text).softmax(-1)
-        divergence = F.kl_div(out.logits.log_softmax(-1), target, reduction="batchmean")
-        learned = list(model.trainable().values())
-        guides = torch.autograd.grad(divergence, learned, retain_graph=True, allow_unused=True)
-        loss.backward()
-        for parameter, guide in zip(learned, guides, strict=True):
-            if guide is not None and parameter.grad is not None:
-                parameter.grad = project_out(parameter.grad, guide)
-
-
 class Gradient:
     """A method's gradient rule.
+
+    ``plain`` is the gradient of the summed terms. ``prograd`` keeps it from working against the
+    zero-shot model: per learned tensor, :func:`project_out` with the gradient of KL(zero-shot || tuned),
+    temperature 1, as guide.
 
     Args:
         losses: The loss part.
@@ -59,7 +34,7 @@ class Gradient:
 
     def __init__(self, losses: Losses, model: PromptedModel) -> None:
         self.losses = losses
-        self.prograd = ProGrad(model) if model.config.gradient == "prograd" else None
+        self.guided = model.config.gradient == "prograd"
 
     def backward(
         self, model: PromptedModel, images: Tensor, labels: Tensor, scale: float = 1.0
@@ -69,8 +44,14 @@ class Gradient:
         loss = torch.stack(list(terms.values())).sum() * scale
         if not loss.isfinite():
             return out, terms
-        if self.prograd is None:
+        if not self.guided:
             loss.backward()
-        else:
-            self.prograd.backward(model, images, out, loss)
+            return out, terms
+        learned = list(model.trainable().values())
+        guide = divergence(out.logits, out.frozen.logits) * (scale / len(out.logits))
+        guides = torch.autograd.grad(guide, learned, retain_graph=True, allow_unused=True)
+        loss.backward()
+        for parameter, along in zip(learned, guides, strict=True):
+            if along is not None and parameter.grad is not None:
+                parameter.grad = project_out(parameter.grad, along)
         return out, terms

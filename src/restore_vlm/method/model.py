@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from restore_vlm.backbone import Backbone
 from restore_vlm.backbone.text_tower import ClassPrompts
 from restore_vlm.method.config import MethodConfig
+from restore_vlm.method.hand_written import HandWritten, encode_templates, templates
 from restore_vlm.method.heads import Heads
 from restore_vlm.method.prompts import Prompts
 from restore_vlm.method.surgery import Surgery
@@ -31,6 +32,7 @@ class Encoded:
         text_states: Per block, (c, width) at end-of-text.
         text_prompts: Per layer, (n, width).
         image_prompts: Per layer, (n, width).
+        frozen: What a training step needs of the frozen model: features, states, zero-shot logits.
     """
 
     logits: Tensor
@@ -40,6 +42,7 @@ class Encoded:
     text_states: list[Tensor]
     text_prompts: list[Tensor]
     image_prompts: list[Tensor]
+    frozen: Encoded
 
 
 class PromptedModel(nn.Module):
@@ -75,7 +78,7 @@ class PromptedModel(nn.Module):
         self.classes = self.tokenize(classnames)
         rows = [self.known.get(name, -1) for name in classnames]
         self.rows = torch.tensor(rows, device=self.backbone.device)
-        self._fixed_text: Tensor | None = None
+        self._hand_written: HandWritten | None = None
 
     def tokenize(self, classnames: Sequence[str]) -> ClassPrompts:
         """The classes in the learned template."""
@@ -87,10 +90,25 @@ class PromptedModel(nn.Module):
             return tower.tokenize([f"{prompts.init} {n}." for n in names], context=prompts.length)
         return tower.tokenize([f"{n}." for n in names], placeholders=prompts.length)
 
-    def frozen_classes(self, classnames: Sequence[str]) -> ClassPrompts:
-        """The classes in the hand-written template, as the frozen model would be asked."""
+    def frozen_classes(self, classnames: Sequence[str], template: str | None = None) -> ClassPrompts:
+        """The classes in a hand-written template (the method's), as the frozen model would be asked."""
         names = [name.replace("_", " ") for name in classnames]
-        return self.backbone.text.tokenize([self.config.template.format(n) for n in names])
+        return self.backbone.text.tokenize([(template or self.config.template).format(n) for n in names])
+
+    def hand_written(self) -> HandWritten:
+        """The frozen features of the classes in the method's template or templates; computed once."""
+        if self._hand_written is None:
+            chosen = templates() if self.config.ensemble else (self.config.template,)
+            prompts = (self.frozen_classes(self.classnames, template) for template in chosen)
+            self._hand_written = encode_templates(self.backbone.text, prompts)
+        return self._hand_written
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether image features differ from those of the frozen model."""
+        learned = self.weights.image, self.image_surgery, self.config.heads.clip_adapter
+        prompted = self.config.prompts is not None and self.config.prompts.towers != "text"
+        return prompted or any(part is not None for part in learned)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Everything that is learned by gradient, by name."""
@@ -131,11 +149,7 @@ class PromptedModel(nn.Module):
         if prompts or states or learned is not None:
             features, seen = (learned or self.backbone.text)(self.classes, prompts, states)
         else:
-            if self._fixed_text is None:
-                device = self.backbone.device.type
-                with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-                    self._fixed_text = self.backbone.text(self.classes)[0]
-            features, seen = self._fixed_text, []
+            features, seen = self.hand_written().ensemble, []
         return self._unit(self.heads.text(features.float(), self.rows), self.text_surgery), seen
 
     def encode_image(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from restore_vlm.data import Images, loader
 from restore_vlm.errors import UserError
-from restore_vlm.method import GaussianAverage, Gradient, Losses, PromptedModel, TrainingConfig
+from restore_vlm.method import Gradient, Losses, PromptedModel, TrainingConfig, make_average
 from restore_vlm.training.memory import keep_freed_memory
 from restore_vlm.training.precision import autocast
 from restore_vlm.training.run_folder import RunFolder, read_tensors, write_tensors
@@ -57,8 +57,7 @@ class Trainer:
             self.learned.values(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        averaging = model.config.averaging
-        self.average = GaussianAverage(averaging, config.epochs) if averaging else None
+        self.average = make_average(model.config.averaging, config.epochs, self.learned)
         self.step, self.seconds = 0, 0.0
         self.pending: list[dict[str, Any]] = []
 
