@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from restore_vlm.data.dataset import Dataset, Item
@@ -13,6 +15,12 @@ from restore_vlm.errors import UserError
 
 PREFIX = "split_zhou_"
 PARTS = ("train", "val", "test")
+
+Row = tuple[str, int, str]
+"""Image path below the folder of images, label, class name."""
+
+Rows = dict[str, list[Row]]
+"""The rows of train, val and test."""
 
 
 def split_file(source: Path) -> Path | None:
@@ -37,36 +45,61 @@ def read_benchmark(file: Path) -> Dataset:
     Raises:
         UserError: If the file is not like that, or images are absent.
     """
+    rows = read_split(file)
+    folder = _image_folder(file, [path for path, _, _ in every(rows)])
+    return as_dataset(file.stem.removeprefix(PREFIX), file, rows, folder)
+
+
+def read_split(file: Path) -> Rows:
+    """The rows of a split file; their paths stay below the folder of images.
+
+    Raises:
+        UserError: If the file is not a split file.
+    """
     try:
         content = json.loads(read_text(file))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON ({error}); download the split file again.") from None
     if not isinstance(content, dict) or not content.get("train") or not content.get("test"):
         raise UserError(f"{file} is not a split file; it should hold 'train', 'val' and 'test' lists.")
-    rows = {part: _rows(file, part, content.get(part, [])) for part in PARTS}
-    classes = _classes(file, rows)
-    folder = _image_folder(file, [path for part in PARTS for path, _, _ in rows[part]])
+    return {part: _rows(file, part, content.get(part, [])) for part in PARTS}
+
+
+def every(rows: Rows) -> Iterator[Row]:
+    """The rows of all parts."""
+    for part in PARTS:
+        yield from rows[part]
+
+
+def as_dataset(name: str, file: Path, rows: Rows, folder: Path) -> Dataset:
+    """The dataset of rows whose paths start from ``folder``.
+
+    Args:
+        name: Of the dataset.
+        file: Where the rows are from, for messages.
+        rows: In the published order.
+        folder: Of the images; it is not looked into.
+
+    Raises:
+        UserError: If labels and class names are not one to one.
+    """
+    classes = class_names(file, rows)
     items = {part: [Item(folder / path, label) for path, label, _ in rows[part]] for part in PARTS}
-    name = file.stem.removeprefix(PREFIX)
     return Dataset(name, classes, items["train"], items["test"], items["val"], split=True)
 
 
-def _rows(file: Path, part: str, rows: Any) -> list[tuple[str, int, str]]:
-    for i, row in enumerate(rows if isinstance(rows, list) else [rows]):
-        if not (isinstance(row, list) and [type(value) for value in row] == [str, int, str]):
-            raise UserError(
-                f"{file}: entry {i} of {part!r} is not [path, label, class name]; "
-                "download the split file again."
-            )
-    return [(path, label, name) for path, label, name in rows]
+def class_names(file: Path, rows: Rows) -> list[str]:
+    """Class names by label.
 
-
-def _classes(file: Path, rows: dict[str, list[tuple[str, int, str]]]) -> list[str]:
-    """Class names by label."""
+    Raises:
+        UserError: If a label has two names, labels have gaps, or a class is not trained on though
+            others are.
+    """
     names: dict[int, str] = {}
+    trained = bool(rows["train"])
     for part in PARTS:
         for _, label, name in rows[part]:
-            if part != "train" and label not in names:
+            if trained and part != "train" and label not in names:
                 raise UserError(
                     f"{file}: the class {name!r} of {part!r} is not in 'train'; add it or remove it."
                 )
@@ -79,6 +112,45 @@ def _classes(file: Path, rows: dict[str, list[tuple[str, int, str]]]) -> list[st
             f"{file}: the labels are not 0 to {len(names) - 1}; number the classes from 0 without gaps."
         )
     return [names[label] for label in range(len(names))]
+
+
+def absent_images(folder: Path, rows: Rows) -> list[Path]:
+    """Images that are not there; each folder is listed once, which is fast also on network drives."""
+    listed: dict[str, set[str]] = {}
+    absent = []
+    for path in dict.fromkeys(path for path, _, _ in every(rows)):
+        parent, name = os.path.split(path)
+        if parent not in listed:
+            try:
+                listed[parent] = {f.name for f in os.scandir(folder / parent) if f.is_file()}
+            except (OSError, ValueError):
+                listed[parent] = set()
+        if name not in listed[parent] and not is_file(folder / path):
+            absent.append(folder / path)
+    return absent
+
+
+def _rows(file: Path, part: str, rows: Any) -> list[Row]:
+    for i, row in enumerate(rows if isinstance(rows, list) else [rows]):
+        if not (isinstance(row, list) and [type(value) for value in row] == [str, int, str]):
+            raise UserError(
+                f"{file}: entry {i} of {part!r} is not [path, label, class name]; "
+                "download the split file again."
+            )
+        if _leaves(row[0]):
+            raise UserError(
+                f"{file}: entry {i} of {part!r}, {row[0]!r}, leads out of the folder of images; "
+                "download the split file again."
+            )
+    return [(path, label, name) for path, label, name in rows]
+
+
+def _leaves(path: str) -> bool:
+    """Whether a path leads out of the folder it starts from, on any system."""
+    return any(
+        kind(path).is_absolute() or kind(path).drive or ".." in kind(path).parts
+        for kind in (PurePosixPath, PureWindowsPath)
+    ) or path.startswith("\\")
 
 
 def _image_folder(file: Path, paths: list[str]) -> Path:

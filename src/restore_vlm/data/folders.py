@@ -85,7 +85,7 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
     """The images of each class folder, classes by name."""
     found = {f.name: _images_in(f) for f in subfolders(folder)}
     if not any(found.values()):
-        if any(_is_image(f.name) and f.is_file() for f in folder.iterdir()):
+        if any(is_image(f.name) and f.is_file() for f in folder.iterdir()):
             raise UserError(f"The images in {folder} lie loose; sort them into one folder per class.")
         raise UserError(
             f"There are no images in {folder}; it should hold one folder per class with images "
@@ -102,11 +102,12 @@ def _images_in(folder: Path) -> list[Path]:
     found = []
     for root, folders, files in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".")]
-        found += [Path(root, f) for f in files if _is_image(f)]
+        found += [Path(root, f) for f in files if is_image(f)]
     return sorted(found, key=lambda path: path.as_posix())
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of a visible image."""
     return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
 
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from restore_vlm.data.benchmark import read_benchmark, split_file
+from restore_vlm.data.catalogue import load_entry, recognise
 from restore_vlm.data.dataset import Dataset, Item, same_name, select_classes
 from restore_vlm.data.folders import read_folder
 from restore_vlm.data.manifest import SUFFIXES, read_manifest
 from restore_vlm.data.names import read_names
-from restore_vlm.data.text import is_file
+from restore_vlm.data.text import is_file, is_folder
 from restore_vlm.errors import UserError
 
 __all__ = ["Dataset", "Item", "load_dataset", "select_classes"]
@@ -24,8 +25,9 @@ def load_dataset(source: Path | str, names: Path | None = None) -> Dataset:
     Args:
         source: A folder with one sub-folder per class; a folder with such folders ``train`` and
             ``val`` and/or ``test`` in it; a manifest (``.csv`` with columns path, class and
-            optionally split; ``.jsonl`` or ``.ndjson`` with these keys); or a benchmark folder
-            with ``split_zhou_<Name>.json`` in it.
+            optionally split; ``.jsonl`` or ``.ndjson`` with these keys); a benchmark folder
+            with ``split_zhou_<Name>.json`` in it; or the folder of a dataset of the catalogue
+            (``DATA/eurosat``), see `restore_vlm.data.catalogue`.
         names: Readable class names, see `restore_vlm.data.names.read_names`. A ``classes.txt`` in
             a folder of class folders is used without asking.
 
@@ -39,7 +41,8 @@ def load_dataset(source: Path | str, names: Path | None = None) -> Dataset:
         dataset = replace(dataset, classes=read_names(names, dataset.classes))
     if len(dataset.classes) < 2:
         raise UserError(f"{source} has only one class, {dataset.classes[0]!r}; give at least two.")
-    _check_names(source, dataset.classes)
+    if recognise(source) is None:  # published names may repeat: ImageNet has two missiles
+        _check_names(source, dataset.classes)
     return dataset
 
 
@@ -52,7 +55,7 @@ def _read(source: Path) -> tuple[Dataset, Path | None]:
             f"{source} is a file but no manifest ({', '.join(SUFFIXES)}); "
             "give a manifest or a folder of images."
         )
-    if not _is_folder(source):
+    if not is_folder(source):
         raise UserError(
             f"There is no {source}; give a folder with one sub-folder per class, "
             f"or a manifest ({', '.join(SUFFIXES)})."
@@ -60,15 +63,11 @@ def _read(source: Path) -> tuple[Dataset, Path | None]:
     benchmark = split_file(source)
     if benchmark is not None:
         return read_benchmark(benchmark), None
+    entry = recognise(source)
+    if entry is not None:
+        return load_entry(entry, source), None
     names = source / NAMES
     return read_folder(source), names if is_file(names) else None
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
 
 
 def _check_names(source: Path, classes: list[str]) -> None:

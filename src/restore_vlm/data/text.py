@@ -30,6 +30,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """Whether the path is a folder; impossible paths are not."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def listing(names: list[str], most: int = 10) -> str:
     """The names joined by commas, at most ``most`` of them: "a, b and 3 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
