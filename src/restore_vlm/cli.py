@@ -177,9 +177,10 @@ def methods(
     method: Annotated[str | None, typer.Argument(help="Show the settings of one method.")] = None,
     recipe: Annotated[str, typer.Option(help="default, or one of the method's recipes.")] = "default",
 ) -> None:
-    """List the methods, or show one with all its settings."""
+    """List the methods, or show the settings of one."""
     import tomli_w
 
+    from restore_vlm.method.describe import essential, learned, rules
     from restore_vlm.method.presets import load_recipe, recipes
     from restore_vlm.method.presets import methods as known
     from restore_vlm.terminal import table
@@ -188,17 +189,21 @@ def methods(
         rows = []
         for name in known():
             parts = load_recipe(name)
-            losses = [n for n, part in parts.losses if part is not None]
-            towers = (
-                f"{parts.prompts.towers}{', coupled' if parts.prompts.coupled else ''}"
-                if parts.prompts
-                else "-"
-            )
-            surgery = "yes" if parts.surgery else "-"
-            rows.append([name, towers, surgery, ", ".join(losses), ", ".join(recipes(name)), parts.source])
-        table("Methods", "method", "prompts", "surgery", "losses", "recipes", "source", rows=rows)
+            rows.append([name, learned(parts), rules(parts), _recipes(recipes(name)), parts.source])
+        table("Methods", "method", "learns", "learns by", "recipes", "source", rows=rows, words=True)
         return
-    print(tomli_w.dumps(load_recipe(method, recipe).model_dump(mode="json", exclude_none=True)), end="")
+    print(f"# Recipes of {method}: {', '.join(recipes(method))}. This is {recipe}.")
+    print(tomli_w.dumps(essential(load_recipe(method, recipe))), end="")
+
+
+def _recipes(names: list[str]) -> str:
+    """Recipe names in short: those of data sets counted, ``default`` left out."""
+    from restore_vlm.method.presets import recipes
+
+    datasets = tuple(name for name in recipes("clip") if name != "default")
+    others = [name for name in names if name != "default" and not name.endswith(datasets)]
+    count = sum(name.endswith(datasets) for name in names)
+    return ", ".join([f"{count} data sets"] * (count > 0) + others) or "-"
 
 
 def _shots(text: str) -> int | None:

@@ -65,11 +65,13 @@ def bars() -> Iterator[Bars]:
         yield Bars(progress)
 
 
-def table(title: str, *columns: str, rows: list[list[str]], marked: int | None = None) -> None:
-    """Prints a table; the first column is left-aligned, row ``marked`` bold."""
+def table(
+    title: str, *columns: str, rows: list[list[str]], marked: int | None = None, words: bool = False
+) -> None:
+    """Prints a table: row ``marked`` bold, columns but the first right-aligned unless they are ``words``."""
     grid = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        grid.add_column(column, justify="left" if i == 0 else "right")
+        grid.add_column(column, justify="left" if words or i == 0 else "right")
     for i, row in enumerate(rows):
         grid.add_row(*row, style="bold" if i == marked else None)
     out.print(grid)

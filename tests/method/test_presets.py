@@ -1,21 +1,49 @@
+"""Every preset is valid and as published; parts that do not fit are refused with the reason."""
+
+import sys
 from pathlib import Path
 
 import pytest
+import tomli_w
+from pydantic import ValidationError
 
+from restore_vlm import cli
 from restore_vlm.errors import UserError
-from restore_vlm.method import load_recipe, methods, recipes
+from restore_vlm.method import MethodConfig, chooses_depth, load_recipe, methods, recipes
+from restore_vlm.method.describe import essential, learned, rules
+
+ALL = [(method, recipe) for method in methods() for recipe in recipes(method)]
 
 
-@pytest.mark.parametrize("method", ["clip", "vpt", "ivlp", "maple", "restore"])
-def test_every_recipe_of_every_method_is_valid(method: str) -> None:
-    assert method in methods()
-    for recipe in recipes(method):
-        assert load_recipe(method, recipe).name == method
+@pytest.mark.parametrize(("method", "recipe"), ALL)
+def test_every_recipe_of_every_method(method: str, recipe: str, tmp_path: Path) -> None:
+    """It is valid, has a source, can be trained, and is shown with all that matters."""
+    loaded = load_recipe(method, recipe)
+    assert loaded.name == method
+    assert loaded.source.startswith("arXiv ")
+    assert not loaded.trainable or loaded.training.epochs or loaded.training.iterations
+    shown = tmp_path / "shown.toml"
+    shown.write_text(tomli_w.dumps(essential(loaded)))
+    assert load_recipe(str(shown)) == loaded
+
+
+def test_trainable_methods_have_a_recipe_for_the_tiny_backbone() -> None:
+    for method in methods():
+        if load_recipe(method).trainable and load_recipe(method).prompts:
+            assert "tiny" in recipes(method)
 
 
 def test_published_restore_recipes() -> None:
     published = {
         "imagenet": (0.05, 0.05, 1),
+        "sun397": (0.05, 0.05, 1),
+        "ucf101": (0.05, 0.05, 1),
+        "fgvc_aircraft": (0.1, 0.1, 1),
+        "caltech101": (0.1, 0.1, 1),
+        "stanford_cars": (0.1, 0.1, 1),
+        "oxford_flowers": (0.1, 0.1, 1),
+        "food101": (0.1, 0.1, 1),
+        "oxford_pets": (0.01, 0.1, 1),
         "eurosat": (0.01, 0.1, 1),
         "dtd": (0.15, 0.1, 0.5),
         "default": (0.05, 0.05, 1),
@@ -26,6 +54,62 @@ def test_published_restore_recipes() -> None:
         assert recipe.losses.feature_shift.weight == weight
         assert (recipe.prompts.depth, recipe.prompts.length, recipe.prompts.coupled) == (9, 2, True)
         assert (recipe.training.lr, recipe.training.batch, recipe.training.epochs) == (0.0035, 4, 10)
+    assert load_recipe("restore", "cross_dataset").training.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe", "prompts", "training"),
+    [
+        ("kgcoop", "default", ("text", False, 1, 4), (0.002, 128, 100)),
+        ("prograd", "default", ("text", False, 1, 16), (0.002, 4, 10)),
+        ("vpt", "default", ("image", False, 12, 8), (0.0025, 4, 10)),
+        ("ivlp", "default", ("both", False, 12, 2), (0.0035, 4, 10)),
+        ("ivlp_fs", "default", ("both", False, 12, 2), (0.0035, 4, 10)),
+        ("maple", "default", ("both", True, 9, 2), (0.0035, 4, 10)),
+        ("promptsrc", "default", ("both", False, 9, 4), (0.0025, 4, 20)),
+        ("promptsrc", "cross_dataset", ("both", False, 3, 4), (0.0025, 4, 20)),
+        ("promptsrc", "few_shot", ("both", False, 9, 4), (0.0025, 4, 50)),
+    ],
+)
+def test_published_recipes(method: str, recipe: str, prompts: tuple, training: tuple) -> None:
+    loaded = load_recipe(method, recipe)
+    p, t = loaded.prompts, loaded.training
+    assert (p.towers, p.coupled, p.depth, p.length) == prompts
+    assert (t.lr, t.batch, t.epochs) == training
+    assert (t.optimiser, t.momentum, t.weight_decay, t.warmup_epochs, t.warmup_lr) == (
+        "sgd",
+        0.9,
+        5e-4,
+        1,
+        1e-5,
+    )
+
+
+def test_published_parts() -> None:
+    anchor = load_recipe("kgcoop").losses.text_anchor
+    assert (anchor.weight, anchor.distance) == (8, "cosine")
+    assert load_recipe("prograd").gradient == "prograd"
+    assert load_recipe("clip_ensemble").ensemble
+    fs = load_recipe("ivlp_fs").losses.feature_shift
+    assert (fs.weight, fs.measure) == (1, "prompt")
+    averages = {"default": (15, 1), "cross_dataset": (6, 10), "few_shot": (30, 30), "few_shot_dtd": (45, 5)}
+    for name, published in averages.items():
+        recipe = load_recipe("promptsrc", name)
+        losses = recipe.losses
+        assert (recipe.averaging.mean, recipe.averaging.std) == published
+        assert (losses.text_anchor.weight, losses.image_anchor.weight, losses.logit_anchor.weight) == (
+            25,
+            10,
+            1,
+        )
+        assert losses.text_anchor.distance == losses.image_anchor.distance == "l1"
+        assert recipe.ensemble
+
+
+def test_templates_of_data_sets() -> None:
+    assert load_recipe("clip", "dtd").template == "{} texture."
+    assert load_recipe("kgcoop", "dtd").template == "a photo of a {}, a type of texture."
+    assert load_recipe("prograd", "dtd").template == "a texture of {}."
 
 
 def test_settings_switch_and_replace_parts() -> None:
@@ -35,6 +119,10 @@ def test_settings_switch_and_replace_parts() -> None:
     assert load_recipe("maple", settings=["losses.feature_shift.weight=2"]).losses.feature_shift.weight == 2
     assert load_recipe("ivlp", settings=["surgery.text_ratio=0.1"]).surgery.text_ratio == 0.1
     assert load_recipe("restore", settings=["losses.feature_shift=none"]).losses.feature_shift is None
+    assert not load_recipe("restore", settings=["surgery.dynamic=false"]).surgery.dynamic
+    assert load_recipe("maple", settings=["heads=none", "weights=none"]) == load_recipe("maple")
+    both = load_recipe("kgcoop", settings=["gradient=prograd", "averaging.kind=interpolation"])
+    assert (both.gradient, both.averaging.kind) == ("prograd", "interpolation")
 
 
 def test_a_method_file_may_start_from_another(tmp_path: Path) -> None:
@@ -42,6 +130,130 @@ def test_a_method_file_may_start_from_another(tmp_path: Path) -> None:
     path.write_text('base = "restore"\n[surgery]\ndynamic = false\n')
     recipe = load_recipe(str(path))
     assert (recipe.name, recipe.surgery.dynamic, recipe.prompts.coupled) == ("mine", False, True)
+    path.write_text('base = "restore"\nsurgery = "none"\n[losses]\nfeature_shift = "none"\n')
+    recipe = load_recipe(str(path), "eurosat", ["losses.text_anchor.weight=8"])
+    assert recipe.losses.feature_shift is None
+    assert recipe.losses.text_anchor.weight == 8
+    assert recipe.surgery.vision_ratio == 0.01, "a later recipe may bring a part back"
+    again = tmp_path / "again.toml"
+    again.write_text(f'base = "{path}"\n[prompts]\nlength = 3\n')
+    recipe = load_recipe(str(again))
+    assert (recipe.name, recipe.surgery, recipe.prompts.length) == ("again", None, 3)
+    path.write_text(f'base = "{again}"\n')
+    with pytest.raises(UserError, match="starts from itself"):
+        load_recipe(str(path))
     path.write_text("[prompts\n")
     with pytest.raises(UserError, match="not valid TOML"):
         load_recipe(str(path))
+
+
+def test_chosen_depths(tmp_path: Path) -> None:
+    """Only published depths are scaled to a backbone."""
+    assert not chooses_depth("restore")
+    assert not chooses_depth("promptsrc", "cross_dataset")
+    assert not chooses_depth("restore", settings=["prompts.length=4", "training.lr=0.1"])
+    assert chooses_depth("restore", "tiny")
+    assert chooses_depth("ivlp_fs", "tiny")
+    assert chooses_depth("restore", settings=["prompts.depth=9"])
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "restore"\n[prompts]\nlength = 4\n[recipes.deep]\nprompts.depth = 7\n')
+    assert not chooses_depth(str(path))
+    assert not chooses_depth(str(path), "eurosat")
+    assert chooses_depth(str(path), "deep")
+    assert chooses_depth(str(path), "tiny")
+    path.write_text('base = "restore"\nprompts.depth = 9\n')
+    assert chooses_depth(str(path))
+
+
+REFUSED = [
+    ("vpt", ["losses.feature_shift.weight=1"], "needs prompts in both"),
+    ("kgcoop", ["losses.feature_shift.measure=embedding"], "needs prompts in both"),
+    ("clip", ["losses.feature_shift.weight=1"], "needs prompts in both"),
+    ("maple", ["prompts.towers=text"], 'coupled prompts need towers = "both"'),
+    ("maple", ["prompts.per_class=true"], "neither on the class nor on the image"),
+    ("restore", ["prompts.conditional=true"], "neither on the class nor on the image"),
+    ("vpt", ["prompts.class_position=front"], "there are none"),
+    ("vpt", ["prompts.conditional=true"], "there are none"),
+    ("kgcoop", ["prompts.per_class=true", "prompts.conditional=true"], "either per class or conditional"),
+    ("kgcoop", ["prompts.conditional=true"], "no fixed text features to anchor"),
+    ("ivlp_fs", ["prompts.conditional=true"], "no fixed text tower"),
+    ("maple", ["losses.cross_entropy=none"], "no loss to learn it with"),
+    ("vpt", ["losses.cross_entropy=none", "losses.text_anchor.weight=1"], "no loss reaches what is learned"),
+    (
+        "kgcoop",
+        ["losses={cross_entropy='none',text_anchor='none',image_anchor={weight=1}}"],
+        "no loss reaches",
+    ),
+    ("clip", ["weights.lora.rank=2", "weights.finetune.towers=image"], "not both"),
+    ("maple", ["heads.linear_probe.c=1"], "nothing else can be learned beside it"),
+    ("clip", ["averaging.kind=interpolation"], "no learned weights to average"),
+    ("clip", ["template=a photo"], "where the class name goes"),
+    ("maple", ["averaging.std=0"], "averaging.std"),
+    ("maple", ["gradient=agree"], "gradient"),
+]
+
+
+@pytest.mark.parametrize(("method", "settings", "reason"), REFUSED)
+def test_what_does_not_fit_is_refused_with_the_reason(
+    method: str, settings: list[str], reason: str, monkeypatch, capsys
+) -> None:
+    with pytest.raises(UserError, match="^Method ") as refusal:
+        load_recipe(method, settings=settings)
+    assert reason in str(refusal.value)
+    options = [word for setting in settings for word in ("--set", setting)]
+    monkeypatch.setattr(
+        sys, "argv", ["restore-vlm", "train", ".", "--recipe", "default", "--method", method, *options]
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert reason in error.replace("\n", " ")
+    assert "Traceback" not in error
+
+
+def test_refused_in_python() -> None:
+    with pytest.raises(ValidationError, match="needs prompts in both"):
+        MethodConfig(name="mine", prompts={"towers": "text"}, losses={"feature_shift": {}})
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("restore", ["surgery=none"]),
+        ("restore", ["losses.feature_shift=none"]),
+        ("restore", ["surgery.dynamic=false"]),
+        ("restore", ["losses.feature_shift.measure=embedding"]),
+        ("restore", ["prompts.coupled=false"]),
+        ("restore", ["losses.text_anchor={weight=8,distance='cosine'}"]),
+        ("promptsrc", ["averaging=none"]),
+        ("promptsrc", ["losses.logit_anchor=none"]),
+        ("promptsrc", ["prompts.coupled=true"]),
+        ("promptsrc", ["ensemble=false"]),
+        ("prograd", ["gradient=plain"]),
+        ("kgcoop", ["losses.text_anchor=none"]),
+        ("maple", ["losses={cross_entropy='none',image_anchor={weight=1}}"]),
+    ],
+)
+def test_ablations_are_one_setting(method: str, settings: list[str]) -> None:
+    assert load_recipe(method, settings=settings) != load_recipe(method)
+
+
+def test_methods_in_words() -> None:
+    assert learned(load_recipe("clip")) == rules(load_recipe("clip")) == "-"
+    assert learned(load_recipe("restore")) == "text + image prompts 9x2, coupled; dynamic surgery"
+    assert rules(load_recipe("restore")) == "cross entropy, feature shift"
+    assert rules(load_recipe("prograd")) == "cross entropy, prograd gradient"
+    words = rules(load_recipe("promptsrc"))
+    assert words == "cross entropy, text anchor, image anchor, logit anchor, Gaussian average"
+
+
+def test_only_what_matters_is_shown() -> None:
+    shown = tomli_w.dumps(essential(load_recipe("restore", "eurosat")))
+    assert "vision_ratio = 0.01" in shown
+    for idle in ("template", "conditional", "weights", "heads", "eps", "gradient", "ensemble", "averaging"):
+        assert idle not in shown
+    assert essential(load_recipe("clip_ensemble")).keys() == {"name", "ensemble", "source", "training"}
+    assert "init" not in essential(load_recipe("vpt"))["prompts"]
+    assert essential(load_recipe("vpt"))["template"] == "a photo of a {}."
+    assert essential(load_recipe("prograd"))["gradient"] == "prograd"

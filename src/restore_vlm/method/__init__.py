@@ -5,7 +5,7 @@ from restore_vlm.method.config import MethodConfig, Recipe, TrainingConfig
 from restore_vlm.method.gradient import Gradient
 from restore_vlm.method.losses import Losses
 from restore_vlm.method.model import Encoded, PromptedModel
-from restore_vlm.method.presets import load_recipe, methods, recipes
+from restore_vlm.method.presets import chooses_depth, load_recipe, methods, recipes
 
 __all__ = [
     "Encoded",
@@ -15,6 +15,7 @@ __all__ = [
     "PromptedModel",
     "Recipe",
     "TrainingConfig",
+    "chooses_depth",
     "load_recipe",
     "make_average",
     "methods",

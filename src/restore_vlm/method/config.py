@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -226,7 +226,7 @@ class MethodConfig(Part):
         name: What tables call it.
         template: Hand-written prompt: of a class where no context is learned, and of the frozen
             model that anchors refer to.
-        ensemble: Whether the hand-written prompts are many templates, averaged, in its place.
+        ensemble: Whether the hand-written prompts are 60 templates, averaged, in its place.
         gradient: ``plain``, or ``prograd``: where the loss gradient opposes that of the
             divergence from zero-shot, its component along it is removed (arXiv 2205.14865).
     """
@@ -241,6 +241,11 @@ class MethodConfig(Part):
     losses: LossesConfig = LossesConfig()
     gradient: Literal["plain", "prograd"] = "plain"
     averaging: AveragingConfig | None = None
+
+    @field_validator("weights", "heads", mode="before")
+    @classmethod
+    def _none_of_them(cls, value: Any) -> Any:
+        return {} if value is None else value
 
     @model_validator(mode="after")
     def _compatible(self) -> MethodConfig:
@@ -258,6 +263,12 @@ class MethodConfig(Part):
         learned_heads = heads.clip_adapter or heads.task_residual or (heads.cache and heads.cache.learned)
         return any((self.prompts, self.surgery, weights.lora, weights.finetune, learned_heads))
 
+    def learns(self, tower: Literal["text", "image"]) -> bool:
+        """Whether training changes the features of a tower."""
+        head = self.heads.task_residual if tower == "text" else self.heads.clip_adapter
+        parts = self.prompts, self.weights.lora, self.weights.finetune
+        return bool(self.surgery or head or any(p and p.towers in (tower, "both") for p in parts))
+
     @property
     def conditional(self) -> bool:
         """Whether the class features depend on the image."""
@@ -270,6 +281,14 @@ def _conflicts(method: MethodConfig) -> Iterator[tuple[bool, str]]:
     yield (
         method.trainable and not any(part for _, part in losses),
         "there is something to learn but no loss to learn it with",
+    )
+    yield (
+        method.trainable
+        and {name for name, part in losses if part is not None} <= {"text_anchor", "image_anchor"}
+        and not (losses.text_anchor and method.learns("text"))
+        and not (losses.image_anchor and method.learns("image")),
+        "no loss reaches what is learned: text_anchor looks at the text tower alone, image_anchor at the "
+        "image tower (add losses.cross_entropy or losses.logit_anchor)",
     )
     yield (
         losses.feature_shift is not None and (prompts is None or prompts.towers != "both"),
@@ -303,21 +322,25 @@ class TrainingConfig(Part):
     """The optimisation: cosine decay after constant warm-up epochs.
 
     Attributes:
-        optimiser: ``sgd`` with momentum, or ``adamw``.
-        eps: AdamW's.
+        optimiser: ``sgd`` with momentum, ``adam`` or ``adamw``.
+        eps: Adam's.
         schedule: Whether the learning rate changes with every epoch or with every step.
         iterations: Steps of the whole run in place of epochs.
+        final_lr: Where the cosine ends.
+        clip_norm: Longest gradient of all learned tensors together; None leaves it as it is.
     """
 
-    optimiser: Literal["sgd", "adamw"] = "sgd"
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     eps: Annotated[float, Field(gt=0)] = 1e-8
     schedule: Literal["epoch", "step"] = "epoch"
     iterations: PositiveInt | None = None
     epochs: Annotated[int, Field(ge=0)] = 10
     batch: PositiveInt = 4
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.0035
+    final_lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Ratio = 5e-4
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
     warmup_epochs: Annotated[int, Field(ge=0)] = 1
     warmup_lr: Annotated[float, Field(ge=0)] = 1e-5
 

@@ -38,7 +38,7 @@ class Frozen:
 
     def __init__(self, model: PromptedModel, needs: set[str]) -> None:
         self.needs, self.backbone = needs, model.backbone
-        self.untouched = not model.changes_images
+        self.untouched = not model.config.learns("image")
         self.text_features, self.text_states = torch.empty(0), list[Tensor]()
         if "text" in needs:
             self.text_features = F.normalize(model.hand_written().mean, dim=-1)

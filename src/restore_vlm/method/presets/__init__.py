@@ -31,7 +31,8 @@ def load_recipe(method: str, recipe: str = "default", settings: Iterable[str] = 
 
     Args:
         method: A bundled method, or the path of a TOML file of the same form; such a file may
-            start from another method with ``base = "restore"``.
+            start from another method with ``base = "restore"`` and remove a part of it with
+            ``surgery = "none"``.
         recipe: ``default``, or one of the method's recipes (a dataset, or ``tiny``).
         settings: ``key=value`` overrides with dotted keys and TOML values, ``none`` removing a
             part: ``prompts.depth=6``, ``losses.feature_shift.measure=embedding``, ``surgery=none``.
@@ -47,14 +48,41 @@ def load_recipe(method: str, recipe: str = "default", settings: Iterable[str] = 
         _merge(table, known[recipe])
     for setting in settings:
         _merge(table, _parse(setting))
-    table.setdefault("name", Path(method).stem)
     try:
         return Recipe.model_validate(table)
     except ValidationError as error:
         raise UserError(f"Method {method}: {_sentence(error)}") from None
 
 
+def chooses_depth(method: str, recipe: str = "default", settings: Iterable[str] = ()) -> bool:
+    """Whether the prompt depth was chosen with the backbone at hand in mind.
+
+    It was by a setting, by a file of the user's own or by the recipe of the tiny backbone; all other
+    depths are those of publications, for towers of 12 blocks.
+    """
+    chosen = [_parse(setting) for setting in settings]
+    for name, table in _layers(method):
+        found = table.get("recipes", {})
+        if name.endswith(".toml"):
+            chosen += [table, found.get(recipe, {})]
+        elif recipe == "tiny":
+            chosen.append(found.get(recipe, {}))
+    return any("depth" in (table.get("prompts") or {}) for table in chosen)
+
+
 def _read(method: str) -> Table:
+    """The table of a method's file, merged into that of the method it starts from."""
+    merged: Table = {}
+    for _, table in _layers(method):
+        _merge(merged, table)
+    merged.setdefault("name", Path(method).stem)
+    return merged
+
+
+def _layers(method: str, above: tuple[str, ...] = ()) -> list[tuple[str, Table]]:
+    """Name and table of a method and of those it starts from, the first of them first."""
+    if method in above:
+        raise UserError(f"The method {method} starts from itself: {' -> '.join([*above, method])}.")
     path: Any = files(__name__) / f"{method}.toml"
     if method.endswith(".toml"):
         path = Path(method)
@@ -66,12 +94,14 @@ def _read(method: str) -> Table:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
-    if "base" in table:
-        base = _read(table.pop("base"))
-        _merge(base, table)
-        base.setdefault("name", Path(method).stem)
-        return base
-    return table
+    base = table.pop("base", None)
+    return [*(_layers(base, (*above, method)) if base else []), (method, _without_removed(table))]
+
+
+def _without_removed(table: Table) -> Table:
+    """Parts that are ``"none"``, as TOML has to say it, become None."""
+    plain = {k: _without_removed(v) if isinstance(v, dict) else v for k, v in table.items()}
+    return {k: None if v == "none" else v for k, v in plain.items()}
 
 
 def _merge(into: Table, update: Table) -> None:
@@ -97,7 +127,7 @@ def _parse(setting: str) -> Table:
             value = text.strip()
     for k in reversed(keys):
         value = {k: value}
-    return value
+    return _without_removed(value)
 
 
 def _sentence(error: ValidationError) -> str:
