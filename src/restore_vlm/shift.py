@@ -5,6 +5,8 @@ s = ||P^T P||_F over its own value at initialisation. ``embedding`` is the defin
 block, the mean of ||h_prompted - h_frozen|| / ||h_frozen|| at the class token over images and
 at the end-of-text token over classes.
 
+:func:`measure` looks at a finished model by the definition, whatever its method changes.
+
 The consistency loss is the sum over layers of (s_text - s_vision)^2, with two guards that leave
 it as published for shifts up to 4 that differ by up to 1: see :func:`tempered` and :func:`consistency`.
 """
@@ -12,10 +14,18 @@ it as published for shifts up to 4 that differ by up to 1: see :func:`tempered` 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from restore_vlm.errors import UserError
+
+if TYPE_CHECKING:
+    from restore_vlm.method import PromptedModel
+    from restore_vlm.serving import Classifier
 
 KNEE = 4.0
 """The ``prompt`` measure enters the loss as it is up to this value, logarithmically beyond."""
@@ -67,3 +77,174 @@ def consistency(text: Tensor, vision: Tensor) -> Tensor:
     """
     layers = min(len(text), len(vision))
     return 2 * F.huber_loss(text[:layers], vision[:layers], reduction="sum", delta=1.0)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and quartiles over images or classes."""
+
+    mean: float
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Spread:
+        """From any number of values, at least one."""
+        low, median, high = (
+            values.double().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.double)).tolist()
+        )
+        return cls(values.double().mean().item(), low, median, high)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far embeddings moved at one place of a tower.
+
+    Attributes:
+        absolute: ||tuned - frozen||.
+        relative: ||tuned - frozen|| / ||frozen||.
+        cosine: Between tuned and frozen.
+    """
+
+    absolute: Spread
+    relative: Spread
+    cosine: Spread
+
+    @classmethod
+    def between(cls, tuned: Tensor, frozen: Tensor) -> Shift:
+        """Of (..., width) embeddings; frozen ones broadcast."""
+        tuned, frozen = tuned.double(), frozen.double().expand_as(tuned)
+        distance, norm = (tuned - frozen).norm(dim=-1), frozen.norm(dim=-1)
+        return cls(
+            Spread.of(distance.flatten()),
+            Spread.of((distance / norm).flatten()),
+            Spread.of(F.cosine_similarity(tuned, frozen, dim=-1).flatten()),
+        )
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How images and classes lie in the shared space.
+
+    Attributes:
+        matching: Mean cosine of images with their own class; None without labels.
+        gap: Distance between the mean image and the mean class feature (the modality gap).
+    """
+
+    matching: float | None
+    gap: float
+
+    @classmethod
+    def of(cls, images: Tensor, text: Tensor, labels: Tensor | None) -> Alignment:
+        """(b, d) unit image features, (c, d) or (b, c, d) unit class features, (b,) labels."""
+        each = text.expand(len(images), -1, -1)
+        matching = None
+        if labels is not None:
+            matching = (images * each[torch.arange(len(images)), labels]).sum(-1).mean().item()
+        return cls(matching, (images.mean(0) - each.flatten(0, 1).mean(0)).norm().item())
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Feature shift of a tuned model on some images and classes.
+
+    Attributes:
+        image: Per block, at the class token (or the mean patch token) over images.
+        text: Per block, at end-of-text over classes.
+        image_feature: Of the final unit features of images.
+        text_feature: Of those of classes.
+        discrepancy: Per block, (s_text - s_image)^2 of the mean relative shifts.
+        before: Alignment of the frozen features.
+        after: Alignment of the tuned features.
+    """
+
+    image: list[Shift]
+    text: list[Shift]
+    image_feature: Shift
+    text_feature: Shift
+    discrepancy: list[float]
+    before: Alignment
+    after: Alignment
+
+    @property
+    def total_discrepancy(self) -> float:
+        """Sum over blocks."""
+        return sum(self.discrepancy)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "total_discrepancy": self.total_discrepancy}
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Per-block states and unit features of images and classes in one model."""
+
+    image_states: list[Tensor]
+    text_states: list[Tensor]
+    image_features: Tensor
+    text_features: Tensor
+
+
+@torch.inference_mode()
+def embeddings(model: PromptedModel, images: Sequence[Tensor], classnames: Sequence[str]) -> Embeddings:
+    """States and features of batches of normalised images (b, 3, h, w), tuned.
+
+    Prompts that depend on the image give class states and features (images, classes, width).
+    """
+    if model.classnames != list(classnames):
+        model.set_classes(classnames)
+    device = model.backbone.device
+    seen = [model.encode_image(batch.to(device), states=True) for batch in images]
+    features = torch.cat([f for f, _ in seen])
+    states = [torch.cat(block) for block in zip(*(s for _, s in seen), strict=True)]
+    text, text_states = model.encode_text(states=True, image_features=features)
+    return Embeddings(states, text_states, features, text)
+
+
+def frozen_embeddings(
+    model: PromptedModel, images: Sequence[Tensor], classnames: Sequence[str]
+) -> Embeddings:
+    """The same without anything learned; it serves every model of that backbone and template."""
+    bare = model.config.__class__(name="clip", template=model.config.template)
+    return embeddings(type(model)(model.backbone, bare, classnames).eval(), images, classnames)
+
+
+def measure(
+    classifier: Classifier,
+    images: Sequence[Any],
+    classnames: Sequence[str],
+    labels: Sequence[int] | None = None,
+    frozen: Embeddings | None = None,
+) -> Measurement:
+    """Measures how far a tuned model's embeddings are from the frozen ones (arXiv 2403.06136).
+
+    Args:
+        classifier: Of any method.
+        images: Photos (paths or PIL images), or batches (b, 3, h, w) of normalised images.
+        classnames: Classes, seen in training or not.
+        labels: Of every image, an index of ``classnames``; without them there is no matching cosine.
+        frozen: From :func:`frozen_embeddings`, where several models are compared on the same images.
+
+    Raises:
+        UserError: If there is no image or no class.
+    """
+    if not images or not classnames:
+        raise UserError("Feature shift is measured on images and classes; give at least one of each.")
+    model = classifier.model
+    batches = list(images) if isinstance(images[0], Tensor) else list(classifier.batches(images))
+    frozen = frozen or frozen_embeddings(model, batches, classnames)
+    tuned = embeddings(model, batches, classnames)
+    index = None if labels is None else torch.tensor(labels)
+    image = [Shift.between(t, f) for t, f in zip(tuned.image_states, frozen.image_states, strict=True)]
+    text = [Shift.between(t, f) for t, f in zip(tuned.text_states, frozen.text_states, strict=True)]
+    return Measurement(
+        image,
+        text,
+        Shift.between(tuned.image_features, frozen.image_features),
+        Shift.between(tuned.text_features, frozen.text_features),
+        # Towers of unequal depth are compared over their first blocks.
+        [(t.relative.mean - i.relative.mean) ** 2 for t, i in zip(text, image, strict=False)],
+        Alignment.of(frozen.image_features, frozen.text_features, index),
+        Alignment.of(tuned.image_features, tuned.text_features, index),
+    )

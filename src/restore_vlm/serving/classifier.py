@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from torch import Tensor
 
 from restore_vlm.backbone import load_backbone, pick_device
 from restore_vlm.data import (
@@ -88,11 +89,9 @@ class Classifier:
         photos = [images] if isinstance(images, str | Path | Image.Image) else list(images)
         if self.model.classnames != names:
             self.model.set_classes(names)
-        transform = test_transform(self.model.backbone.preprocess)
         device = self.model.backbone.device
         score, out = self.model.scorer(), []
-        for start in range(0, len(photos), BATCH):
-            batch = torch.stack([transform(_read(p)) for p in photos[start : start + BATCH]])
+        for batch in self.batches(photos):
             probability = score(batch.to(device)).softmax(-1).cpu()
             values, index = probability.topk(min(top or len(names), len(names)))
             for row, order in zip(values.tolist(), index.tolist(), strict=True):
@@ -100,6 +99,16 @@ class Classifier:
             if progress:
                 progress(len(out))
         return out
+
+    def batches(self, photos: Sequence[Photo]) -> Iterator[Tensor]:
+        """(b, 3, h, w) batches of photos under the backbone's own preprocessing.
+
+        Raises:
+            UserError: If a photo cannot be read.
+        """
+        transform = test_transform(self.model.backbone.preprocess)
+        for start in range(0, len(photos), BATCH):
+            yield torch.stack([transform(_read(p)) for p in photos[start : start + BATCH]])
 
     def evaluate(
         self,
@@ -166,10 +175,13 @@ class Classifier:
         except (KeyError, TypeError, ValidationError):
             raise UserError(f"The header of {path} is damaged.") from None
         model = PromptedModel(load_backbone(name), recipe, classes)
-        wanted = {n: t.shape for n, t in model.adapter_state().items()}
-        if wanted != {n: t.shape for n, t in tensors.items()}:
+        try:
+            fits = model.adapter_state().keys() == tensors.keys()
+            model.load_state_dict(tensors, strict=False)
+        except RuntimeError:
+            fits = False
+        if not fits:
             raise UserError(f"{path} does not fit the backbone {name} that its header names.")
-        model.load_state_dict(tensors, strict=False)
         in_run = (Path(folder) / "images.json").is_file()
         return cls(model.to(pick_device(device)), header, Path(folder) if in_run else None)
 
