@@ -47,6 +47,7 @@ def download(url: str, target: Path, checksum: str = "", progress: Progress | No
     if not url.startswith(("http://", "https://")):
         raise UserError(f"{url} is not an http or https address; correct it.")
     part = target.with_name(target.name + ".part")
+    _open(part, "ab").close()
     for attempt in range(1, TRIES + 1):
         try:
             _transfer(url, part, progress or (lambda done, total: None))

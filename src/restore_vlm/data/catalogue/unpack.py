@@ -32,8 +32,8 @@ def unpack(archive: Path, folder: Path, strip: str = "") -> None:
         with archive.open("rb") as file:
             zipped = file.read(2) == b"PK"
         count = (_unzip if zipped else _untar)(archive, folder, strip)
-    except DAMAGED as error:
-        raise UserError(f"{archive} is not an archive, or damaged ({error}); remove it.") from None
+    except DAMAGED:
+        raise UserError(f"{archive} is not an archive, or damaged; remove it.") from None
     except tarfile.FilterError as error:
         raise UserError(f"{archive} is not safe to unpack ({error}); remove it.") from None
     except OSError as error:
