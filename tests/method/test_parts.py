@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restore_vlm.method.averaging import GaussianAverage
+from restore_vlm.method.averaging import GaussianAverage, make_average
 from restore_vlm.method.config import AveragingConfig
 from restore_vlm.method.gradient import project_out
 
@@ -38,3 +38,21 @@ def test_epochs_far_from_the_mean_leave_the_last_weights() -> None:
     average.add(0, {"p": torch.ones(1)})
     average.add(1, {"p": torch.full((1,), 3.0)})
     assert average.state["p"].item() == 3
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
+def test_interpolation_is_between_before_and_after(alpha: float) -> None:
+    config = AveragingConfig(kind="interpolation", alpha=alpha)
+    weights = {"p": torch.randn(3)}
+    before = weights["p"].clone()
+    average = make_average(config, 3, weights)
+    for epoch in range(3):
+        assert average.state == {}
+        weights["p"] += 1
+        average.add(epoch, weights)
+    torch.testing.assert_close(average.state["p"], before + alpha * (weights["p"] - before))
+
+
+def test_make_average() -> None:
+    assert make_average(None, 3, {}) is None
+    assert isinstance(make_average(AveragingConfig(), 3, {}), GaussianAverage)
