@@ -31,17 +31,27 @@ class Linear(nn.Module):
         bias: (out,) or None.
         gain: Of the weight.
         bias_gain: Of the bias.
+
+    Attributes:
+        update: A module (..., in), rows -> (..., out) whose output is added, or None.
     """
+
+    update: Any
 
     def __init__(self, weight: Any, bias: Any, gain: float = 1.0, bias_gain: float = 1.0) -> None:
         super().__init__()
         self.weight, self.bias = weight, bias
         self.gain, self.bias_gain = gain, bias_gain
+        self.update = None
         self._cast: tuple[Tensor, Tensor | None] | None = None
 
     def _apply(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         self._cast = None
         return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies make their own casts."""
+        return {**self.__dict__, "_cast": None}
 
     def weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Returns weight and bias in ``dtype`` with their gains; kept while the weight is frozen."""
@@ -64,7 +74,8 @@ class Linear(nn.Module):
         dtype = torch.get_autocast_dtype(device) if mixed else x.dtype
         weight, bias = self.weights(dtype)
         with torch.autocast(device, enabled=False):
-            return F.linear(x.to(dtype), weight[rows], None if bias is None else bias[rows])
+            out = F.linear(x.to(dtype), weight[rows], None if bias is None else bias[rows])
+        return out if self.update is None else out + self.update(x, rows)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from restore_vlm.data import Images, loader
 from restore_vlm.errors import UserError
@@ -26,14 +28,14 @@ class Trainer:
     """Trains the learned parts of a model.
 
     A run is a function of its configuration alone: the order of the images and their random
-    crops depend on (seed, epoch, image), so one resumed from a checkpoint ends with the same bits
-    as one never interrupted (CPU, fp32).
+    crops depend on (seed, epoch, image), what a step draws on (seed, step), so one resumed from a
+    checkpoint ends with the same bits as one never interrupted (CPU, fp32).
 
     Args:
         model: Holding the training classes; its learned tensors are fp32.
         images: Training images.
         config: The optimisation.
-        seed: Of the order of the images.
+        seed: Of the order of the images and of dropout.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         folder: Where metrics and checkpoints go; None keeps everything in memory.
     """
@@ -53,11 +55,9 @@ class Trainer:
         self.losses = Losses(model.config, model).to(self.device)
         self.gradient = Gradient(self.losses, model)
         self.learned = model.trainable()
-        self.optimiser = torch.optim.SGD(
-            self.learned.values(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
+        self.optimiser = make_optimiser(config, self.learned.values())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.average = make_average(model.config.averaging, config.epochs, self.learned)
+        self.average = make_average(model.config.averaging, self.epochs, self.learned)
         self.step, self.seconds = 0, 0.0
         self.pending: list[dict[str, Any]] = []
 
@@ -72,7 +72,19 @@ class Trainer:
     @property
     def steps(self) -> int:
         """Steps of the whole run; an epoch's last incomplete batch is dropped."""
-        return self.steps_per_epoch * self.config.epochs
+        return self.config.iterations or self.steps_per_epoch * self.config.epochs
+
+    @property
+    def epochs(self) -> int:
+        """Epochs begun by the end of the run; the last may be cut short by ``iterations``."""
+        return math.ceil(self.steps / self.steps_per_epoch)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        if self.config.schedule == "epoch":
+            return learning_rate(self.config, self.step // self.steps_per_epoch, self.epochs)
+        return learning_rate(self.config, self.step / self.steps_per_epoch, self.steps / self.steps_per_epoch)
 
     def run(self, on_step: OnStep | None = None) -> None:
         """Trains to the end, from the checkpoint if there is one.
@@ -82,12 +94,11 @@ class Trainer:
         """
         keep_freed_memory()
         self._resume()
+        self.model.train()
         began = saved = time.monotonic()
         before = self.seconds
         while self.step < self.steps:
             epoch, done = divmod(self.step, self.steps_per_epoch)
-            for group in self.optimiser.param_groups:
-                group["lr"] = learning_rate(self.config, epoch)
             for images, labels in self._batches(epoch, done):
                 metrics = self._train_step(images.to(self.device), labels.to(self.device), epoch)
                 self.pending.append(metrics)
@@ -103,19 +114,26 @@ class Trainer:
         if self.average:
             for name, value in self.average.state.items():
                 self.learned[name].data.copy_(value)
+        self.model.eval()
 
     def _batches(self, epoch: int, skip: int) -> Any:
         self.images.set_epoch(epoch)
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.images), generator=rng).tolist()
-        return loader(self.images, self.batch, order[skip * self.batch : self.steps_per_epoch * self.batch])
+        last = min(self.steps_per_epoch, self.steps - epoch * self.steps_per_epoch)
+        return loader(self.images, self.batch, order[skip * self.batch : last * self.batch])
 
     def _train_step(self, images: Tensor, labels: Tensor, epoch: int) -> dict[str, Any]:
-        with autocast(self.precision, self.device):
-            out, terms = self.gradient.backward(self.model, images, labels, self.scaler.get_scale())
-        rate = self.optimiser.param_groups[0]["lr"]
+        rate = self.learning_rate
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with self._random(), autocast(self.precision, self.device):
+            out, terms = self.gradient.backward(self.model, images, labels, self._scale())
         values = {name: term.item() for name, term in terms.items()}
         self._check_finite(values, rate, epoch)
+        if self.config.clip_norm:
+            self.scaler.unscale_(self.optimiser)
+            torch.nn.utils.clip_grad_norm_(self.learned.values(), self.config.clip_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad()
@@ -123,6 +141,18 @@ class Trainer:
         accuracy = (out.logits.argmax(-1) == labels).float().mean().item()
         total = {"loss": sum(values.values()), **values, "accuracy": accuracy}
         return {"step": self.step, "epoch": epoch + 1, "lr": rate, **total}
+
+    @contextmanager
+    def _random(self) -> Iterator[None]:
+        """What is drawn inside depends on (seed, step) and leaves no trace outside."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
+            yield
+
+    def _scale(self) -> float:
+        """What the loss is multiplied by; scaling anything is what makes the scaler begin."""
+        return self.scaler.scale(torch.ones((), device=self.device)).item()
 
     def _check_finite(self, values: dict[str, float], rate: float, epoch: int) -> None:
         for name, value in values.items():
@@ -136,7 +166,7 @@ class Trainer:
 
     def _end_epoch(self, epoch: int) -> None:
         surgery = self.model.config.surgery
-        if surgery and surgery.dynamic and epoch == self.config.epochs // 3:
+        if surgery and surgery.dynamic and epoch == self.epochs // 3:
             self.model.grow_surgery()
         if self.average:
             self.average.add(epoch, {n: p.detach() for n, p in self.learned.items()})
@@ -150,9 +180,8 @@ class Trainer:
         tensors = {f"model.{n}": t for n, t in self.model.adapter_state().items()}
         tensors |= {f"losses.{n}": t for n, t in self.losses.state_dict().items()}
         for name, parameter in self.learned.items():
-            momentum = self.optimiser.state.get(parameter, {}).get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
+            state = self.optimiser.state.get(parameter, {})
+            tensors |= {f"optimiser.{key}.{name}": t for key, t in state.items() if t is not None}
         if self.average:
             tensors |= {f"average.{n}": t for n, t in self.average.state.items()}
         header = {"step": self.step, "seconds": round(self.seconds, 2), "scaler": self.scaler.state_dict()}
@@ -173,10 +202,27 @@ class Trainer:
 
         self.model.load_state_dict(part("model."), strict=False)
         self.losses.load_state_dict(part("losses."))
-        for name, momentum in part("momentum.").items():
-            self.optimiser.state[self.learned[name]]["momentum_buffer"] = momentum
+        self._resume_optimiser(part("optimiser."))
         if self.average:
             self.average.state = part("average.")
         self.scaler.load_state_dict(header["scaler"])
         self.step, self.seconds = header["step"], header["seconds"]
         self.folder.keep_metrics(self.step)
+
+    def _resume_optimiser(self, tensors: dict[str, Tensor]) -> None:
+        names = {name: i for i, name in enumerate(self.learned)}
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition(".")
+            state.setdefault(names[name], {})[kind] = tensor
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+
+
+def make_optimiser(config: TrainingConfig, learned: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD with momentum, Adam or AdamW over the learned tensors."""
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(
+            learned, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
+    return kind(learned, lr=config.lr, eps=config.eps, weight_decay=config.weight_decay)

@@ -27,6 +27,7 @@ from restore_vlm.data import (
 )
 from restore_vlm.errors import UserError
 from restore_vlm.method import PromptedModel, Recipe, load_recipe, recipes
+from restore_vlm.training.fitting import fit_heads
 from restore_vlm.training.loop import OnStep, Trainer
 from restore_vlm.training.precision import Precision, resolve_precision
 from restore_vlm.training.run_folder import RunFolder, write_json, write_tensors
@@ -75,11 +76,13 @@ class Progress:
     Attributes:
         say: A sentence worth reading (warnings, what was scaled or skipped).
         checked: Images checked so far, and of how many.
+        fitted: Images encoded so far for what is fitted before training, and of how many.
         on_step: Training steps.
     """
 
     say: Callable[[str], None] = lambda text: None
     checked: Callable[[int, int], None] = lambda done, total: None
+    fitted: Callable[[int, int], None] = lambda done, total: None
     on_step: OnStep = lambda done, total, metrics: None
 
 
@@ -174,6 +177,7 @@ def run(
         folder.start({"run": request, "method": recipe.model_dump(mode="json")}, device)
         trained = {str(i.path): hashes[i.path] for i in data.train if i.path in hashes}
         write_json(folder.images, trained)
+    fit_heads(model, data.train, config.seed, progress.fitted)
     if recipe.trainable and recipe.training.epochs:
         images = Images(data.train, train_transform(backbone.preprocess), seed=config.seed)
         Trainer(model, images, recipe.training, config.seed, precision, folder).run(progress.on_step)

@@ -1,0 +1,77 @@
+"""What heads need of the training images before, or instead of, training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from open_clip.transform import PreprocessCfg
+from torch import Tensor
+from torchvision import transforms as T
+
+from restore_vlm.backbone import Backbone
+from restore_vlm.data import Images, Item, loader, test_transform, train_transform
+from restore_vlm.data.loading import Transform
+from restore_vlm.method import PromptedModel
+
+BATCH = 64
+CACHE_SCALE = (0.5, 1.0)
+"""Areas of the crops whose features a cache averages; those of training go down to 0.08."""
+
+
+def fit_heads(
+    model: PromptedModel,
+    items: Sequence[Item],
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Fits the cache and the linear probe of a model, where it has them, to the training images.
+
+    Both see the frozen backbone's features, in fp32. A key of the cache is the mean over ``views``
+    random crops of an image; what is drawn depends on the seed alone.
+
+    Args:
+        model: Holding the training classes.
+        items: The training images.
+        seed: Of the crops.
+        progress: Called with the images encoded so far and how many there are, views included.
+    """
+    heads, config = model.heads, model.config.heads
+    views = config.cache.views if config.cache else 0
+    total, done = len(items) * (views + bool(heads.probe)), 0
+    labels = torch.tensor([item.label for item in items])
+
+    def features(transform: Transform, view: int = 0) -> Tensor:
+        nonlocal done
+        images, parts = Images(items, transform, seed), []
+        images.set_epoch(view)
+        for batch, _ in loader(images, BATCH):
+            parts.append(_encode(model.backbone, batch))
+            done += len(batch)
+            progress(done, total)
+        return torch.cat(parts)
+
+    if heads.cache is not None:
+        transform = cache_transform(model.backbone.preprocess)
+        keys = features(transform)
+        for view in range(1, views):
+            keys += features(transform, view)
+        heads.cache.fit(keys, labels)
+    if heads.probe is not None:
+        heads.probe.fit(features(test_transform(model.backbone.preprocess)), labels)
+
+
+def cache_transform(cfg: PreprocessCfg) -> Transform:
+    """That of training with crops of at least half the area (Tip-Adapter, arXiv 2207.09519)."""
+    crop, *others = train_transform(cfg).transforms  # type: ignore[attr-defined]
+    return T.Compose(
+        [T.RandomResizedCrop(crop.size, scale=CACHE_SCALE, interpolation=crop.interpolation), *others]
+    )
+
+
+@torch.no_grad()
+def _encode(backbone: Backbone, images: Tensor) -> Tensor:
+    """(b, 3, h, w) -> (b, d) unnormalised features in fp32."""
+    device = backbone.device
+    with torch.autocast(device.type, enabled=False):
+        return backbone.image(images.to(device))[0].float()
