@@ -1,0 +1,92 @@
+"""One run, wherever it is executed: train unless that is done, then the tests that are missing."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+from restore_vlm.backbone import load_backbone, pick_device
+from restore_vlm.bench.features import evaluate_cached
+from restore_vlm.bench.plan import Job
+from restore_vlm.bench.store import RunPlace, Store, locked
+from restore_vlm.errors import UserError
+from restore_vlm.method import PromptedModel, load_recipe
+from restore_vlm.serving import Classifier, fit
+from restore_vlm.training import Progress, write_atomic, write_json
+from restore_vlm.training.loop import OnStep
+
+
+def execute(job: Job, out: Path, on_step: OnStep = lambda done, total, metrics: None) -> str | None:
+    """Computes what of a run is missing and writes it down as it comes.
+
+    Args:
+        job: The run.
+        out: The grid's folder.
+        on_step: Called after every training step.
+
+    Returns:
+        None, or in one sentence why it failed; that is also written to ``error.json``.
+    """
+    place = Store(out).run(job.spec.address)
+    try:
+        with locked(place.path / ".lock", wait=True):
+            _execute(job, place, out, on_step)
+    except UserError as error:
+        return _note(place, job, str(error), "")
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        return _note(place, job, f"{type(error).__name__}: {first}", traceback.format_exc())
+    return None
+
+
+def _execute(job: Job, place: RunPlace, out: Path, on_step: OnStep) -> None:
+    missing = {address: test for address, test in job.tests.items() if place.result(address) is None}
+    if not missing:
+        return
+    if not place.spec.is_file():
+        write_json(place.spec, {"label": job.label, **vars(job.spec)})
+    model = _zero_shot(job) if job.train is None else _trained(job, place, on_step)
+    seconds = place.training_seconds()
+    for address, test in missing.items():
+        began = time.monotonic()
+        if test.template:
+            model.config = model.config.model_copy(update={"template": test.template})
+        found = evaluate_cached(model.eval(), test.images, job.spec.backbone, out / "cache")
+        spent = {"training_seconds": seconds, "seconds": round(time.monotonic() - began, 2)}
+        write_json(place.test(address), {"dataset": test.images.name, **found.as_json(), **spent})
+    with suppress(OSError):
+        place.error.unlink(missing_ok=True)
+
+
+def _zero_shot(job: Job) -> PromptedModel:
+    (test,) = job.tests.values()
+    recipe = load_recipe(job.method, job.recipe, job.settings)
+    backbone = load_backbone(job.backbone).to(pick_device(job.device))
+    return PromptedModel(backbone, recipe, test.images.classes)
+
+
+def _trained(job: Job, place: RunPlace, on_step: OnStep) -> PromptedModel:
+    if (place.model / "adapter.safetensors").is_file():
+        return Classifier.load(place.model, job.device).model
+    assert job.train is not None
+    assert job.spec.seed is not None
+    manifest, names = place.data / "train.jsonl", place.data / "names.txt"
+    rows = [{"path": str(i.path.absolute()), "class": f"{i.label:06}"} for i in job.train.items]
+    write_atomic(manifest, "".join(json.dumps(row) + "\n" for row in rows))
+    write_atomic(names, "".join(f"{name}\n" for name in job.train.classes))
+    place.forget_elsewhere(manifest, job.device)
+    classifier = fit(
+        manifest, job.method, job.backbone, None, job.spec.seed, "all", job.settings, place.model,
+        Progress(on_step=on_step), recipe=job.recipe, names=str(names), precision=job.spec.precision,
+        device=job.device,
+    )  # fmt: skip
+    return classifier.model
+
+
+def _note(place: RunPlace, job: Job, sentence: str, trace: str) -> str:
+    with suppress(UserError):
+        write_json(place.error, {"label": job.label, "error": sentence, "trace": trace})
+    return sentence

@@ -1,0 +1,220 @@
+"""From a request to the runs it needs: the fewest that fill every cell of its tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from restore_vlm.backbone import pick_device
+from restore_vlm.backbone.loading import TINY
+from restore_vlm.bench.datasets import Images, Shelf
+from restore_vlm.bench.spec import Spec, address, backbone_identity, learns, recipe_fields
+from restore_vlm.errors import UserError
+from restore_vlm.evaluation.protocols import Trial, recipe_order
+from restore_vlm.method import Recipe, load_recipe, recipes
+from restore_vlm.training import resolve_precision
+
+TEMPLATE = Recipe.model_fields["template"].default
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a grid is asked for, apart from its trials.
+
+    Attributes:
+        methods: Bundled ones or TOML files.
+        backbone: See :func:`restore_vlm.backbone.load_backbone`.
+        recipe: ``auto`` chooses by backbone, protocol and dataset; else one by name.
+        settings: ``key=value`` for every method that learns, ``METHOD:key=value`` for one.
+        precision: Of training.
+        device: None picks the best.
+    """
+
+    methods: tuple[str, ...]
+    backbone: str = TINY
+    recipe: str = "auto"
+    settings: tuple[str, ...] = ()
+    precision: str = "auto"
+    device: str | None = None
+
+    def common(self) -> dict[str, Any]:
+        """What all cells of one table share."""
+        fields = asdict(self)
+        return {name: fields[name] for name in ("backbone", "recipe", "settings", "precision")}
+
+
+@dataclass(frozen=True)
+class Test:
+    """One test of a run: the images, and the hand-written prompt where it is the dataset's own."""
+
+    images: Images
+    template: str | None = None
+
+    @property
+    def address(self) -> str:
+        return address({"images": self.images.digest, "template": self.template})
+
+
+@dataclass
+class Job:
+    """One run: at most one training, and its tests.
+
+    Attributes:
+        spec: What its folder is named after.
+        label: For people.
+        method: As requested, with ``recipe`` and ``settings`` as resolved for this run.
+        train: None where nothing is learned.
+        tests: By address.
+    """
+
+    spec: Spec
+    label: str
+    method: str
+    recipe: str
+    settings: tuple[str, ...]
+    backbone: str
+    device: str | None
+    train: Images | None
+    tests: dict[str, Test] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, and where it is found.
+
+    Attributes:
+        method: What tables call it.
+        source: Dataset trained on.
+        dataset: Dataset tested on.
+        part: Which of its classes.
+        shots: None is all.
+        seed: Of the trial.
+        run: Address.
+        test: Address.
+    """
+
+    protocol: str
+    method: str
+    source: str
+    dataset: str
+    part: str
+    shots: int | None
+    seed: int
+    run: str
+    test: str
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """Everything but what is found there."""
+        return (self.method, self.source, self.dataset, self.part, self.shots, self.seed)
+
+    @property
+    def label(self) -> str:
+        dataset = self.source if self.dataset == self.source else f"{self.source} to {self.dataset}"
+        part = "" if self.part == "all" else f", {self.part}"
+        shots = f", {self.shots or 'all'} shots" if self.protocol == "few-shot" else ""
+        return f"{self.method}, {dataset}{part}{shots}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a request, those without training first, and the cells they fill."""
+
+    jobs: list[Job]
+    cells: list[Cell]
+
+
+def make_plan(trials: Sequence[Trial], request: Request, shelf: Shelf) -> Plan:
+    """Resolves every trial with every method; what several of them need becomes one run.
+
+    Raises:
+        UserError: For an unknown method, recipe, setting, device or dataset, or data that cannot
+            serve the protocol.
+    """
+    precision = resolve_precision(request.precision, pick_device(request.device))  # type: ignore[arg-type]
+    request = replace(request, precision=precision)
+    _check_settings(request)
+    jobs: dict[str, Job] = {}
+    cells = []
+    for trial in trials:
+        for method in request.methods:
+            for job, cell in _runs(trial, method, request, shelf):
+                jobs.setdefault(cell.run, job).tests |= job.tests
+                cells.append(cell)
+    return Plan(sorted(jobs.values(), key=lambda job: job.train is not None), cells)
+
+
+def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator[tuple[Job, Cell]]:
+    """The run behind each cell of a trial."""
+    name = _recipe_name(trial, method, request)
+    learned = learns(load_recipe(method, name))
+    settings = _settings(method, request, learned)
+    own = _follows_dataset(load_recipe(method, name, settings), settings)
+    drawn = (trial.shots, trial.seed)
+    train = shelf.train(trial.dataset, trial.part, *drawn) if learned else None
+    for test in trial.tests:
+        elsewhere = test.dataset != trial.dataset
+        images = shelf.test(test.dataset, test.part, None if elsewhere else drawn)
+        home = shelf.template(trial.dataset if train else test.dataset) if own else None
+        used = (*settings, f"template={json.dumps(home)}") if home else settings
+        recipe = load_recipe(method, name, used)
+        spec = Spec(
+            recipe_fields(recipe),
+            backbone_identity(request.backbone),
+            request.precision,
+            trial.seed if train else None,
+            (train or images).digest,
+        )
+        shots = f", {trial.shots or 'all'} shots" if trial.protocol == "few-shot" else ""
+        label = f"{recipe.name}, " + (f"{train.name}{shots}, seed {trial.seed}" if train else images.name)
+        what = Test(images, shelf.template(test.dataset) if own and train and elsewhere else None)
+        job = Job(
+            spec, label, method, name, used, request.backbone, request.device, train, {what.address: what}
+        )
+        yield (
+            job,
+            Cell(
+                trial.protocol, recipe.name, trial.dataset, test.dataset, test.part, trial.shots, trial.seed,
+                spec.address, what.address,
+            ),
+        )  # fmt: skip
+
+
+def _recipe_name(trial: Trial, method: str, request: Request) -> str:
+    known = recipes(method)
+    if request.recipe == "auto":
+        order = recipe_order(trial, request.backbone)
+        return next(name for name in order if name in known)
+    return request.recipe if request.recipe in known or learns(load_recipe(method)) else "default"
+
+
+def _settings(method: str, request: Request, learned: bool) -> tuple[str, ...]:
+    """The settings of one method, their ``METHOD:`` removed."""
+    found = []
+    for setting in request.settings:
+        owner, colon, rest = setting.partition("=")[0].partition(":")
+        if colon and owner in (method, Path(method).stem):
+            found.append(rest + setting[len(owner) + 1 + len(rest) :])
+        elif not colon and learned:
+            found.append(setting)
+    return tuple(found)
+
+
+def _check_settings(request: Request) -> None:
+    names = [load_recipe(m).name for m in request.methods]
+    twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
+    if twice:
+        raise UserError(f"Two methods are called {twice!r}; name each once, or give its file another name.")
+    for setting in request.settings:
+        owner, colon, _ = setting.partition("=")[0].partition(":")
+        if colon and owner not in {*request.methods, *(Path(m).stem for m in request.methods)}:
+            raise UserError(f"--set {setting!r} is for {owner!r}, which is not among --methods.")
+
+
+def _follows_dataset(recipe: Recipe, settings: Sequence[str]) -> bool:
+    """Whether the hand-written prompt is each dataset's own: not where the method fixes one itself."""
+    fixed = recipe.prompts is not None and recipe.prompts.towers == "image"
+    return not fixed and recipe.template == TEMPLATE and not any(s.startswith("template") for s in settings)
