@@ -180,30 +180,21 @@ def methods(
     """List the methods, or show the settings of one."""
     import tomli_w
 
-    from restore_vlm.method.describe import essential, learned, rules
+    from restore_vlm.method import describe
     from restore_vlm.method.presets import load_recipe, recipes
     from restore_vlm.method.presets import methods as known
     from restore_vlm.terminal import table
 
     if method is None:
-        rows = []
+        rows, datasets = [], recipes("clip")[1:]
         for name in known():
-            parts = load_recipe(name)
-            rows.append([name, learned(parts), rules(parts), _recipes(recipes(name)), parts.source])
+            parts, short = load_recipe(name), describe.short_recipes(recipes(name), datasets)
+            words = describe.learned(parts), describe.rules(parts), short, describe.short_source(parts)
+            rows.append([name, *words])
         table("Methods", "method", "learns", "learns by", "recipes", "source", rows=rows, words=True)
         return
     print(f"# Recipes of {method}: {', '.join(recipes(method))}. This is {recipe}.")
-    print(tomli_w.dumps(essential(load_recipe(method, recipe))), end="")
-
-
-def _recipes(names: list[str]) -> str:
-    """Recipe names in short: those of data sets counted, ``default`` left out."""
-    from restore_vlm.method.presets import recipes
-
-    datasets = tuple(name for name in recipes("clip") if name != "default")
-    others = [name for name in names if name != "default" and not name.endswith(datasets)]
-    count = sum(name.endswith(datasets) for name in names)
-    return ", ".join([f"{count} data sets"] * (count > 0) + others) or "-"
+    print(tomli_w.dumps(describe.essential(load_recipe(method, recipe))), end="")
 
 
 def _shots(text: str) -> int | None:

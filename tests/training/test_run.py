@@ -1,16 +1,22 @@
 import errno
 import json
+import math
 import os
 import random
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from restore_vlm.errors import UserError
+from restore_vlm.method import load_recipe
 from restore_vlm.training import Progress, RunConfig, RunFolder, read_tensors, resolve_precision, run
+from restore_vlm.training.loop import Trainer
+from restore_vlm.training.run import fit_depth
 
 SHORT = ("training.epochs=3", "training.batch=2", "prompts.depth=3")
 
@@ -155,15 +161,118 @@ def test_fp16_needs_cuda() -> None:
         resolve_precision("fp16", torch.device("cpu"))
 
 
-def test_scaled_depth_and_short_classes_are_said(photos: Path) -> None:
+def test_short_classes_are_said(photos: Path) -> None:
     said: list[str] = []
-    run(
-        request(photos, shots=8, settings=("training.epochs=1", "prompts.depth=99")),
-        None,
-        Progress(say=said.append),
-    )
-    assert any("scaled to the 8 blocks" in text for text in said)
+    run(request(photos, shots=8, settings=("training.epochs=0",)), None, Progress(say=said.append))
     assert any("fewer than 8 training images" in text for text in said)
+
+
+TAKEN = {"recipe": "default", "settings": ("training.epochs=0",)}
+
+
+@pytest.mark.parametrize(
+    ("options", "depth", "sentence"),
+    [
+        (
+            TAKEN,
+            6,
+            "Prompt depth 9 of the recipe, made for 12 blocks, is scaled to 6 of the 8 blocks of tiny.",
+        ),
+        (TAKEN | {"method": "vpt"}, 8, "scaled to 8 of the 8 blocks"),
+        (TAKEN | {"method": "kgcoop"}, 1, None),
+        (TAKEN | {"recipe": "auto"}, 8, None),
+        (TAKEN | {"settings": ("training.epochs=0", "prompts.depth=5")}, 5, None),
+        (
+            TAKEN | {"settings": ("training.epochs=0", "prompts.depth=99")},
+            8,
+            "Prompt depth 99 is more than tiny has: all 8 blocks get prompts.",
+        ),
+    ],
+)
+def test_depth_fits_the_backbone(
+    photos: Path, tmp_path: Path, options: dict, depth: int, sentence: str | None
+) -> None:
+    said: list[str] = []
+    model, header = run(request(photos, **options), tmp_path / "run", Progress(say=said.append))
+    assert model.prompts.depth == header["method"]["prompts"]["depth"] == depth
+    about_depth = [text for text in said if "epth" in text]
+    assert len(about_depth) == (sentence is not None)
+    assert all(sentence in text for text in about_depth)
+    stored = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert stored["method"]["prompts"]["depth"] == depth
+    assert stored["run"]["recipe"] == header["recipe"] == options["recipe"].replace("auto", "tiny")
+    assert stored["run"]["settings"] == header["settings"] == list(options["settings"])
+    scaled = header["scaled_depth"]
+    assert stored.get("scaled_depth") == scaled
+    assert (scaled is not None) == bool(sentence and "scaled" in sentence)
+    assert scaled is None or (scaled["blocks"], scaled["depth"]) == (8, depth)
+    assert read_tensors(tmp_path / "run" / "adapter.safetensors")[1] == header
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "towers", "depth", "published", "fitting"),
+    [
+        (12, 12, "both", 9, True, 9),
+        (24, 12, "both", 9, True, 9),
+        (24, 24, "both", 12, True, 12),
+        (4, 24, "both", 9, True, 3),
+        (4, 24, "image", 9, True, 9),
+        (4, 24, "text", 9, True, 3),
+        (3, 3, "both", 1, True, 1),
+        (6, 6, "both", 20, True, 6),
+        (6, 6, "both", 5, False, 5),
+        (6, 6, "both", 7, False, 6),
+    ],
+)
+def test_fit_depth(text: int, image: int, towers: str, depth: int, published: bool, fitting: int) -> None:
+    blocks = SimpleNamespace(text=SimpleNamespace(depth=text), image=SimpleNamespace(depth=image), name="it")
+    recipe = load_recipe("ivlp", settings=[f"prompts.towers={towers}", f"prompts.depth={depth}"])
+    said: list[str] = []
+    fitted, scaled = fit_depth(recipe, blocks, published, Progress(say=said.append))
+    assert fitted.prompts.depth == fitting
+    assert len(said) == (fitting != depth)
+    assert bool(scaled) == (published and fitting != depth)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("averaging.mean=2",),
+        ("averaging.kind=interpolation", "averaging.alpha=0.25"),
+    ],
+)
+def test_averaging_is_the_direct_computation(photos: Path, tmp_path: Path, settings: tuple[str, ...]) -> None:
+    """Of the weights that the same run without averaging passes through; killed and resumed or not."""
+    seen: list[dict[str, torch.Tensor]] = []
+    add = Trainer._end_epoch
+
+    def end_epoch(trainer: Trainer, epoch: int) -> None:
+        seen.append({n: p.detach().clone() for n, p in trainer.learned.items()})
+        add(trainer, epoch)
+
+    short = (*SHORT, "training.epochs=4")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_end_epoch", end_epoch)
+        run(request(photos, settings=short))
+    start, _ = run(request(photos, settings=(*SHORT, "training.epochs=0")))
+    first = {n: p.detach() for n, p in start.trainable().items()}
+    if "interpolation" in settings[0]:
+        wanted = {n: 0.75 * first[n] + 0.25 * seen[-1][n] for n in first}
+    else:
+        share = [math.exp(-((e - 2) ** 2) / 2) for e in (1, 2, 3, 4)]
+        wanted = {n: sum(w * s[n] for w, s in zip(share, seen, strict=True)) / sum(share) for n in first}
+    model, _ = run(request(photos, settings=(*short, *settings)), tmp_path / "whole")
+    for name, parameter in model.trainable().items():
+        torch.testing.assert_close(parameter.detach(), wanted[name], rtol=1e-5, atol=1e-6)
+
+    def stop(done: int, total: int, metrics: dict) -> None:
+        if done == total - 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(request(photos, settings=(*short, *settings)), tmp_path / "killed", Progress(on_step=stop))
+    run(request(photos, settings=(*short, *settings)), tmp_path / "killed")
+    assert same(results(tmp_path / "killed"), results(tmp_path / "whole"))
 
 
 def test_the_same_image_in_train_and_test_is_said(photos: Path, tmp_path: Path) -> None:

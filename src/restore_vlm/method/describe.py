@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from restore_vlm.method.config import Part, Recipe, TrainingConfig
@@ -25,7 +26,8 @@ def learned(recipe: Recipe) -> str:
         found.append(f"all weights, {_towers(w.finetune.towers)}")
     if recipe.surgery:
         found.append("dynamic surgery" if recipe.surgery.dynamic else "surgery")
-    found += [name.replace("_", " ") for name, part in h if part is not None]
+    cache = "learned cache" if h.cache and h.cache.learned else "cache"
+    found += [{"cache": cache}.get(n, n.replace("_", " ")) for n, part in h if part is not None]
     return "; ".join(found) or "-"
 
 
@@ -41,6 +43,19 @@ def rules(recipe: Recipe) -> str:
             {"gaussian": "Gaussian average", "interpolation": "interpolation"}[recipe.averaging.kind]
         )
     return ", ".join(found)
+
+
+def short_source(recipe: Recipe) -> str:
+    """Where the method comes from, without where the hyper-parameters do."""
+    return re.split(r";| and |, ", recipe.source)[0]
+
+
+def short_recipes(names: list[str], datasets: list[str]) -> str:
+    """Recipe names with those that end in one of the data sets counted and ``default`` left out."""
+    others = [name for name in names if name != "default" and not name.endswith(tuple(datasets))]
+    count = sum(name.endswith(tuple(datasets)) for name in names)
+    counted = [f"{count} data set{'s' * (count > 1)}"] if count else []
+    return ", ".join(counted + others) or "-"
 
 
 def essential(recipe: Recipe) -> Table:
@@ -65,8 +80,8 @@ def _idle(recipe: Recipe) -> dict[str, bool]:
     """Per setting, whether it has no effect in this method."""
     p, t, a, losses = recipe.prompts, recipe.training, recipe.averaging, recipe.losses
     without_text = p is None or p.towers == "image"
-    anchored = losses.text_anchor or losses.logit_anchor or recipe.gradient != "plain"
-    anchored = anchored or (losses.feature_shift and losses.feature_shift.measure == "embedding")
+    by_embeddings = losses.feature_shift is not None and losses.feature_shift.measure == "embedding"
+    anchored = losses.text_anchor or losses.logit_anchor or recipe.gradient != "plain" or by_embeddings
     nothing = not (recipe.trainable and t.epochs)
     options = [name for name in TrainingConfig.model_fields if name != "epochs"]
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,13 +27,15 @@ from restore_vlm.data import (
     train_transform,
 )
 from restore_vlm.errors import UserError
-from restore_vlm.method import PromptedModel, Recipe, load_recipe, recipes
+from restore_vlm.method import PromptedModel, Recipe, chooses_depth, load_recipe, recipes
 from restore_vlm.training.fitting import fit_heads
 from restore_vlm.training.loop import OnStep, Trainer
 from restore_vlm.training.precision import Precision, resolve_precision
 from restore_vlm.training.run_folder import RunFolder, write_json, write_tensors
 
 FORMAT = 1
+PUBLISHED_BLOCKS = 12
+"""Of each tower of ViT-B/16, for which prompt depths are published."""
 
 
 class RunConfig(BaseModel):
@@ -94,6 +97,42 @@ def resolve_recipe(config: RunConfig) -> tuple[Recipe, str]:
     return load_recipe(config.method, name, config.settings), name
 
 
+def fit_depth(
+    recipe: Recipe, backbone: Backbone, published: bool, progress: Progress
+) -> tuple[Recipe, dict[str, int]]:
+    """Fits the prompt depth J of a recipe to a backbone, and says so.
+
+    A published J counts blocks of ViT-B/16, which has 12 in both towers: where the prompted towers
+    have fewer it becomes ceil(J x blocks / 12), the smaller of them counting. A J chosen for the backbone at
+    hand stays; more than it has blocks means all of them.
+
+    Returns:
+        The recipe, and what was scaled: ``recipe``, ``blocks`` and ``depth``; empty if nothing was.
+    """
+    if recipe.prompts is None:
+        return recipe, {}
+    depth, towers = recipe.prompts.depth, recipe.prompts.towers
+    depths = {"text": backbone.text.depth, "image": backbone.image.depth}
+    blocks = min(depths.values()) if towers == "both" else depths[towers]
+    fitting = min(depth, blocks)
+    if published and blocks < PUBLISHED_BLOCKS:
+        fitting = min(fitting, math.ceil(depth * blocks / PUBLISHED_BLOCKS))
+    if fitting == depth:
+        return recipe, {}
+    if published:
+        progress.say(
+            f"Prompt depth {depth} of the recipe, made for {PUBLISHED_BLOCKS} blocks, is scaled to {fitting} "
+            f"of the {blocks} blocks of {backbone.name}."
+        )
+    else:
+        progress.say(
+            f"Prompt depth {depth} is more than {backbone.name} has: all {blocks} blocks get prompts."
+        )
+    prompts = recipe.prompts.model_copy(update={"depth": fitting})
+    fitted = recipe.model_copy(update={"prompts": prompts})
+    return fitted, {"recipe": depth, "blocks": blocks, "depth": fitting} if published else {}
+
+
 def prepare_data(config: RunConfig, progress: Progress) -> tuple[Dataset, dict[Path, str]]:
     """Loads, checks, samples and selects; returns the data set and the sha256 of its images.
 
@@ -123,20 +162,11 @@ def prepare_data(config: RunConfig, progress: Progress) -> tuple[Dataset, dict[P
     return select_classes(few, Path(which) if which not in ("all", "base", "novel") else which), report.hashes
 
 
-def build_model(
-    recipe: Recipe, backbone: Backbone, classes: list[str], seed: int, progress: Progress
-) -> PromptedModel:
+def build_model(recipe: Recipe, backbone: Backbone, classes: list[str], seed: int) -> PromptedModel:
     """Assembles a method on a backbone with its parts initialised from ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = PromptedModel(backbone, recipe, classes)
-    device = backbone.device
-    if model.prompts is not None and recipe.prompts and model.prompts.depth < recipe.prompts.depth:
-        progress.say(
-            f"Prompt depth {recipe.prompts.depth} of the recipe is scaled to the {model.prompts.depth} "
-            f"blocks of {backbone.name}."
-        )
-    return model.to(device)
+        return PromptedModel(backbone, recipe, classes).to(backbone.device)
 
 
 def run(
@@ -161,7 +191,9 @@ def run(
     precision = resolve_precision(config.precision, device)
     data, hashes = prepare_data(config, progress)
     backbone = load_backbone(config.backbone).to(device)
-    model = build_model(recipe, backbone, data.classes, config.seed, progress)
+    published = not chooses_depth(config.method, recipe_name, config.settings)
+    recipe, scaled = fit_depth(recipe, backbone, published, progress)
+    model = build_model(recipe, backbone, data.classes, config.seed)
     header = {
         "format": FORMAT,
         "version": version("restore-vlm"),
@@ -170,11 +202,13 @@ def run(
         "recipe": recipe_name,
         "settings": list(config.settings),
         "method": recipe.model_dump(mode="json"),
+        "scaled_depth": scaled or None,
     }
     folder = RunFolder(out) if out else None
     if folder:
         request = config.model_dump(mode="json") | {"recipe": recipe_name, "precision": precision}
-        folder.start({"run": request, "method": recipe.model_dump(mode="json")}, device)
+        resolved = {"run": request, "scaled_depth": scaled or None, "method": recipe.model_dump(mode="json")}
+        folder.start(resolved, device)
         trained = {str(i.path): hashes[i.path] for i in data.train if i.path in hashes}
         write_json(folder.images, trained)
     fit_heads(model, data.train, config.seed, progress.fitted)
