@@ -33,17 +33,20 @@ def datasets(
     from restore_vlm.data.catalogue import DATASETS, find
     from restore_vlm.terminal import table
 
-    states = find(root) if root is not None else {}
+    if root is not None:
+        states = find(root)
+        rows = [
+            [name, f"{state.state}{f' ({state.detail})' if state.detail else ''}"]
+            for name, state in states.items()
+        ]
+        table(f"Datasets in {root}", "name", "found", rows=rows)
+        return
     rows = []
     for name, entry in DATASETS.items():
         c = entry.counts
-        row = [name, entry.folder, *(f"{n:,}" if n else "-" for n in (c.classes, c.train, c.val, c.test))]
-        if name in states:
-            state = states[name]
-            row.append(f"{state.state}{f' ({state.detail})' if state.detail else ''}")
-        rows.append(row)
-    found = ["found"] if root is not None else []
-    table("Datasets", "name", "folder", "classes", "train", "val", "test", *found, rows=rows)
+        parts = " / ".join(f"{n:,}" if n else "-" for n in (c.train, c.val, c.test))
+        rows.append([name, entry.folder, f"{c.classes:,}", parts])
+    table("Datasets", "name", "folder", "classes", "train / val / test", rows=rows)
 
 
 @app.command()
@@ -79,6 +82,7 @@ def fetch(
     name: Annotated[str, typer.Argument(help="A dataset (see: restore-vlm datasets).")],
     root: Root,
     again: Annotated[bool, typer.Option("--again", help="Get also what is there, and replace it.")] = False,
+    how: Annotated[bool, typer.Option("--how", help="Say how to get it by hand; download nothing.")] = False,
 ) -> None:
     """Download a dataset from its publisher, or say how to get it."""
     from restore_vlm.data.catalogue import dataset_entry
@@ -88,15 +92,16 @@ def fetch(
     entry = dataset_entry(name)
     size = f" About {entry.size}." if entry.size else ""
     err.print(f"{entry.title}: {entry.home}. Licence: {entry.licence}.{size}", highlight=False, markup=False)
-    with bars() as display:
-        got = get(
-            entry.name, root, again, display.say,
-            lambda done, total: display.move("megabytes", done >> 20, max(total, done) >> 20),
-        )  # fmt: skip
-    if got:
+    if entry.downloads and not how:
+        with bars() as display:
+            get(
+                entry.name, root, again, display.say,
+                lambda done, total: display.move("megabytes", done >> 20, max(total, done) >> 20),
+            )  # fmt: skip
         err.print(f"Next: restore-vlm datasets check {root} --dataset {entry.name}", highlight=False)
         return
-    print(f"{entry.title} cannot be downloaded from here. To get it by hand:")
+    if not how:
+        print(f"{entry.title} has to be fetched by hand:")
     for number, step in enumerate(entry.instructions(root), start=1):
         print(f"{number}. {step}")
 

@@ -125,7 +125,10 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "label 7 is both '.*' and 'face'; give it one name",
     ),
     "class name mismatch": (edit(rename), "other class names than its paths say: 'plane' for 'airplane'"),
-    "missing split": (lambda f: (f / SPLIT).unlink(), f"there is no {SPLIT}; put the published one into"),
+    "missing split": (
+        lambda f: (f / SPLIT).unlink(),
+        f"no {SPLIT}, and one made at .*; put the published split into .*https://",
+    ),
     "path that leaves the folder": (
         edit(lambda s: s["train"][5].__setitem__(0, "../../secret.jpg")),
         "entry 5 of 'train', '../../secret.jpg', leads out of the folder of images",
@@ -156,7 +159,7 @@ def test_defect_is_told(caltech: Path, defect: str) -> None:
     decode = any(word in defect for word in ("truncated", "zero", "not an image"))
     defects = check_dataset("caltech101", caltech, decode=decode).defects
     assert any(re.search(match, sentence) for sentence in defects), defects
-    assert all("\n" not in sentence and sentence.endswith(".") for sentence in defects)
+    assert all("\n" not in sentence and re.search(r"\.$|https://\S+$", sentence) for sentence in defects)
 
 
 def test_defects_are_told_together(caltech: Path) -> None:

@@ -60,6 +60,7 @@ def test_all_fifteen() -> None:
         assert entry.template.count("{}") == 1 and entry.manual and entry.licence
         assert all("{" not in step for step in entry.instructions(Path("DATA")))
         assert entry.for_test_only == (entry.name.startswith("imagenet") and entry.name != "imagenet")
+        assert bool(entry.split) == bool(entry.split_step(Path("DATA")))
         for item in entry.downloads:
             assert item.checksum or item.optional
             assert len(item.checksum.partition(":")[2]) in {0, 32, 64}
@@ -118,6 +119,17 @@ def test_items_follow_the_published_lists(tmp_path: Path) -> None:
     assert [item.label for item in dataset.val] == [1, 0, 2, 0]
     make("sun397", tmp_path)
     assert [i.label for i in load_catalogued("sun397", tmp_path).test] == [2, 2, 2, 1, 1, 1, 0, 0, 0]
+
+
+def test_docs_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if "| `" in line]
+    assert [row[0].strip("`") for row in rows] == list(DATASETS)
+    for row, entry in zip(rows, DATASETS.values(), strict=True):
+        assert row[1] == f"`{entry.folder}`" and entry.split in row[3]
+        counts = [int(cell.replace(",", "").replace("-", "0")) for cell in row[4:8]]
+        assert counts == list(vars(entry.counts).values())
+        assert row[8] == (entry.size or "by hand") and bool(entry.size) == bool(entry.downloads)
 
 
 def test_names(tmp_path: Path) -> None:

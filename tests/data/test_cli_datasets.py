@@ -80,9 +80,15 @@ def test_fetch_that_tells_how(tmp_path: Path) -> None:
     result = run("fetch", "stanford_cars", "--root", tmp_path)
     assert result.exit_code == 0
     steps = result.stdout.splitlines()
-    assert steps[0] == "StanfordCars cannot be downloaded from here. To get it by hand:"
+    assert steps[0] == "StanfordCars has to be fetched by hand:"
     assert steps[2].startswith(f"2. Unpack them so that {tmp_path / 'stanford_cars'} holds cars_train")
     assert "withdrawn by its publisher" in result.stderr
+
+
+def test_fetch_how(tmp_path: Path) -> None:
+    result = run("fetch", "dtd", "--root", tmp_path, "--how")
+    assert result.exit_code == 0 and result.stdout.startswith("1. Unpack dtd-r1.0.1.tar.gz of https://www")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_fetch_what_is_there(root: Path) -> None:

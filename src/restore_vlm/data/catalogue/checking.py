@@ -89,9 +89,10 @@ def _check_split(checked: Checked, folder: Path) -> None:
     if not entry.split:
         return
     if not is_file(folder / entry.split):
+        step = entry.split_step(folder.parent)
         checked.defects.append(
-            f"there is no {entry.split}; put the published one into {folder} (docs/datasets.md), "
-            "or one is made at first use by the published procedure, with other images in its parts."
+            f"there is no {entry.split}, and one made at first use has other images in its parts; "
+            f"{step[:1].lower()}{step[1:]}"
         )
     elif made_here(folder / entry.split):
         checked.notes.append(

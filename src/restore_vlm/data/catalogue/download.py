@@ -128,7 +128,7 @@ def _refused(url: str, part: Path, error: urllib.error.HTTPError) -> None:
         raise _Interrupted(f"the server answers {error.code}") from None
     raise UserError(
         f"{url} cannot be had (the server answers {error.code} {error.reason}); "
-        "get it by hand as docs/datasets.md says."
+        "get it by hand (restore-vlm datasets fetch --how)."
     ) from None
 
 
@@ -145,7 +145,8 @@ def _verify(url: str, part: Path, checksum: str) -> None:
         _tag(part).unlink(missing_ok=True)
         raise UserError(
             f"{url} has the {kind} {digest.hexdigest()}, not the published {expected}, and was removed; "
-            "run the command again, and if that recurs, get the file by hand as docs/datasets.md says."
+            "run the command again, and if that recurs, get the file by hand "
+            "(restore-vlm datasets fetch --how)."
         )
 
 

@@ -102,6 +102,10 @@ class Entry:
         """How to get the dataset by hand into ``root``, one step a line."""
         return [step.format(folder=root / self.folder, home=self.home) for step in self.manual]
 
+    def split_step(self, root: Path) -> str:
+        """The step that gets the published split file, or an empty text where there is none."""
+        return next((step for step in self.instructions(root) if "published split" in step), "")
+
     def advice(self, root: Path) -> str:
         """What to do where the dataset, or some of it, is missing."""
         if self.downloads:

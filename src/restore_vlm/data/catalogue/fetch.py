@@ -91,7 +91,7 @@ def _get(entry: Entry, item: Download, folder: Path, work: Path, progress: Progr
                 (place / item.inner).unlink()
         if not (place / item.makes).exists():
             raise UserError(
-                f"{item.url} does not hold {item.makes}; get it by hand as docs/datasets.md says."
+                f"{item.url} does not hold {item.makes}; get it by hand (restore-vlm datasets fetch --how)."
             )
         _move(place, folder, last=item.makes)
     except (UserError, OSError) as error:
@@ -124,7 +124,8 @@ def _check_plain(entry: Entry, item: Download, file: Path) -> None:
             _: Rows = read_split(file)
     except (UserError, ValueError, RecursionError):
         raise UserError(
-            f"{item.url} gave something else than {item.makes}; get it by hand as docs/datasets.md says."
+            f"{item.url} gave something else than {item.makes}; "
+            "get it by hand (restore-vlm datasets fetch --how)."
         ) from None
 
 
