@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import oracle
 from backbone.tiny_models import CONFIGS, build, images, tiny, wrap
+from restore_vlm.backbone.text_tower import Context
 from restore_vlm.method import MethodConfig, PromptedModel
 
 NAMES = ["tabby cat", "dog", "Boeing 737-800", "forget-me-not"]
@@ -231,7 +232,7 @@ def test_image_prompts_may_depend_on_the_image() -> None:
 
 def test_only_class_specific_tokens_are_computed() -> None:
     _, backbone = tiny("gelu")
-    classes = backbone.text.tokenize([f"a photo of a {n}." for n in ("cat", "dog", "tabby cat")], context=2)
+    classes = backbone.text.tokenize_names(["cat", "dog", "tabby cat"], Context(2, "a photo of a"))
     assert len(classes) == 3
     assert classes.prefix.tolist() == backbone.text.tokenizer(["a photo of a"])[0, :5].tolist()
     assert classes.groups == [(2, 3), (1, 4)]

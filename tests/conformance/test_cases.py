@@ -48,10 +48,22 @@ def method(case: dict) -> MethodConfig:
             surgery={"text_ratio": case["text_ratio"], "vision_ratio": case["vision_ratio"]},
             losses={"feature_shift": {"weight": case["fs_weight"]}},
         )
+    if name in ("coop", "cocoop", "lpt"):
+        init = case.get("ctx_init", "" if name == "coop" else WORDS) or ""
+        context = {"towers": "text", "depth": depth, "init": init, "length": n}
+        if name != "lpt":
+            context |= {"length": len(init.split()) or n}
+        if name == "coop":
+            context |= {"class_position": case.get("class_token_position", "end")}
+            # Words to start from are shared in the published code, csc or not.
+            context |= {"per_class": bool(case.get("csc")) and not init}
+        return MethodConfig(name=name, prompts=context | {"conditional": name == "cocoop"})
     if name in ("kgcoop", "prograd"):
         init = case.get("ctx_init") or ""
         context = {"towers": "text", "depth": 1, "init": init, "length": len(init.split()) or n}
         if name == "prograd":
+            context |= {"class_position": case.get("class_token_position", "end")}
+            context |= {"per_class": bool(case.get("csc")) and not init}
             return MethodConfig(name=name, prompts=context, gradient="prograd")
         return MethodConfig(name=name, prompts=context, losses={"text_anchor": {"weight": 8.0}})
     if name == "promptsrc":
@@ -71,6 +83,8 @@ def published_name(ours: str, coupled: bool) -> str:
         tower = {"text_surgery": "text_adapter", "image_surgery": "visual_adapter"}[part]
         return ".".join([tower, *rest]).replace("norm", "post_ln").replace("ffn", "FFN")
     kind, layer, *leaf = rest
+    if kind == "meta_net":
+        return ".".join(["prompt_learner", *rest])
     if kind == "text":
         if layer == "0":
             return "prompt_learner.ctx"

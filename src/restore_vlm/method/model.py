@@ -30,7 +30,7 @@ class Encoded:
         text_features: (c, d), unit length; (b, c, d) where they depend on the image.
         image_states: Per block, (b, width) at the class token.
         text_states: Per block, (c, width) at end-of-text.
-        text_prompts: Per layer, (n, width).
+        text_prompts: Per layer, (n, width); layer 0 (training classes, n, width) if per class.
         image_prompts: Per layer, (n, width).
         frozen: What a training step needs of the frozen model: features, states, zero-shot logits.
     """
@@ -82,13 +82,9 @@ class PromptedModel(nn.Module):
 
     def tokenize(self, classnames: Sequence[str]) -> ClassPrompts:
         """The classes in the learned template."""
-        names = [name.replace("_", " ") for name in classnames]
-        tower, prompts = self.backbone.text, self.config.prompts
-        if self.prompts is None or prompts is None or prompts.towers == "image":
+        if self.prompts is None or self.prompts.config.towers == "image":
             return self.frozen_classes(classnames)
-        if self.prompts.from_words:
-            return tower.tokenize([f"{prompts.init} {n}." for n in names], context=prompts.length)
-        return tower.tokenize([f"{n}." for n in names], placeholders=prompts.length)
+        return self.prompts.tokenize(self.backbone, [name.replace("_", " ") for name in classnames])
 
     def frozen_classes(self, classnames: Sequence[str], template: str | None = None) -> ClassPrompts:
         """The classes in a hand-written template (the method's), as the frozen model would be asked."""
@@ -141,10 +137,13 @@ class PromptedModel(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """(c, d) unit features of the classes, and per-block states if asked for.
 
-        Conditional prompts need the (b, d) unit ``image_features`` and give (b, c, d).
+        Conditional prompts need the (b, d) unit ``image_features`` and give (b, c, d). ``prompts``
+        are what :meth:`prompt_tokens` gives, the default.
         """
         if prompts is None:
             prompts = self.prompt_tokens()[0]
+        if prompts and self.prompts is not None:
+            prompts = self.prompts.text_for(prompts, self.rows, image_features)
         learned = self.weights.text
         if prompts or states or learned is not None:
             features, seen = (learned or self.backbone.text)(self.classes, prompts, states)
