@@ -106,8 +106,7 @@ class Step:
             entropy = F.cross_entropy(logits, self.labels)
             out = type("Out", (), {})()
             out.text_prompts, out.image_prompts = self.model.prompt_tokens()
-            assert self.losses.feature_shift is not None
-            shift = self.losses.feature_shift(self.model, self.images, out)
+            shift = self.losses.terms["feature_shift"](out, self.labels)
         return self._finish(entropy, shift)
 
     def _finish(self, entropy: torch.Tensor, shift: torch.Tensor) -> float:
