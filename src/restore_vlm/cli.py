@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from restore_vlm.cli_bench import bench
+from restore_vlm.cli_datasets import app as datasets
 from restore_vlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench, name="bench")
+app.add_typer(datasets, name="datasets")
 
 
 class Precision(StrEnum):
