@@ -99,13 +99,6 @@ class PromptedModel(nn.Module):
             self._hand_written = encode_templates(self.backbone.text, prompts)
         return self._hand_written
 
-    @property
-    def changes_images(self) -> bool:
-        """Whether image features differ from those of the frozen model."""
-        learned = self.weights.image, self.image_surgery, self.config.heads.clip_adapter
-        prompted = self.config.prompts is not None and self.config.prompts.towers != "text"
-        return prompted or any(part is not None for part in learned)
-
     def trainable(self) -> dict[str, nn.Parameter]:
         """Everything that is learned by gradient, by name."""
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
