@@ -215,6 +215,7 @@ def _progress(display: Bars) -> Progress:
     return Progress(
         say=display.say,
         checked=lambda done, total: display.move("checking images", done, total),
+        fitted=lambda done, total: display.move("encoding images", done, total),
         on_step=lambda done, total, m: display.move("training", done, total, f"loss {m['loss']:.3f}"),
     )
 

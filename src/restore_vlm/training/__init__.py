@@ -1,5 +1,6 @@
 """Training: one loop, its schedule, precision and run folder."""
 
+from restore_vlm.training.fitting import fit_heads
 from restore_vlm.training.loop import Trainer
 from restore_vlm.training.memory import keep_freed_memory
 from restore_vlm.training.precision import autocast, resolve_precision
@@ -13,6 +14,7 @@ __all__ = [
     "RunFolder",
     "Trainer",
     "autocast",
+    "fit_heads",
     "keep_freed_memory",
     "learning_rate",
     "read_tensors",

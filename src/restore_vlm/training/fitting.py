@@ -28,7 +28,8 @@ def fit_heads(
     """Fits the cache and the linear probe of a model, where it has them, to the training images.
 
     Both see the frozen backbone's features, in fp32. A key of the cache is the mean over ``views``
-    random crops of an image; what is drawn depends on the seed alone.
+    random crops of an image, unnormalised until then as in Tip-Adapter's released code; what is drawn
+    depends on the seed alone.
 
     Args:
         model: Holding the training classes.

@@ -75,7 +75,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """The versions and the machine a run's numbers depend on."""
-    packages = ("restore-vlm", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow")
+    packages = (
+        "restore-vlm", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-learn", "pillow",
+    )  # fmt: skip
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
