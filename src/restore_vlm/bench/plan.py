@@ -28,7 +28,7 @@ class Request:
         methods: Bundled ones or TOML files.
         backbone: See :func:`restore_vlm.backbone.load_backbone`.
         recipe: ``auto`` chooses by backbone, protocol and dataset; else one by name.
-        settings: ``key=value`` for every method that learns, ``METHOD:key=value`` for one.
+        settings: ``key=value`` for every method that has the part, ``METHOD:key=value`` for one.
         precision: Of training.
         device: None picks the best.
     """
@@ -150,11 +150,11 @@ def make_plan(trials: Sequence[Trial], request: Request, shelf: Shelf) -> Plan:
 def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator[tuple[Job, Cell]]:
     """The run behind each cell of a trial."""
     name = _recipe_name(trial, method, request)
-    learned = learns(load_recipe(method, name))
-    settings = _settings(method, request, learned)
-    own = _follows_dataset(load_recipe(method, name, settings), settings)
+    settings = _settings(method, request, load_recipe(method, name))
+    chosen = load_recipe(method, name, settings)
+    own = _follows_dataset(chosen, settings)
     drawn = (trial.shots, trial.seed)
-    train = shelf.train(trial.dataset, trial.part, *drawn) if learned else None
+    train = shelf.train(trial.dataset, trial.part, *drawn) if learns(chosen) else None
     for test in trial.tests:
         elsewhere = test.dataset != trial.dataset
         images = shelf.test(test.dataset, test.part, None if elsewhere else drawn)
@@ -191,27 +191,47 @@ def _recipe_name(trial: Trial, method: str, request: Request) -> str:
     return request.recipe if request.recipe in known or learns(load_recipe(method)) else "default"
 
 
-def _settings(method: str, request: Request, learned: bool) -> tuple[str, ...]:
-    """The settings of one method, their ``METHOD:`` removed."""
-    found = []
-    for setting in request.settings:
-        owner, colon, rest = setting.partition("=")[0].partition(":")
-        if colon and owner in (method, Path(method).stem):
-            found.append(rest + setting[len(owner) + 1 + len(rest) :])
-        elif not colon and learned:
-            found.append(setting)
-    return tuple(found)
+def _settings(method: str, request: Request, recipe: Recipe) -> tuple[str, ...]:
+    """The settings of one method: those of its own, and the common ones about parts that it has."""
+    split = [
+        (owner, text) for owner, text in map(_owned, request.settings) if owner in (None, *_called(method))
+    ]
+    return tuple(text for owner, text in split if owner or _concerns(text.partition("=")[0], recipe))
+
+
+def _owned(setting: str) -> tuple[str | None, str]:
+    """``METHOD:key=value`` taken apart; None where no method is named."""
+    key, equals, value = setting.partition("=")
+    owner, colon, rest = key.rpartition(":")
+    return (owner, rest + equals + value) if colon else (None, setting)
+
+
+def _called(method: str) -> set[str]:
+    return {method, Path(method).stem}
+
+
+def _concerns(key: str, recipe: Recipe) -> bool:
+    """Whether a setting is about a part of the method; one that learns nothing has but its prompt."""
+    if not learns(recipe):
+        return key.strip() in ("template", "ensemble")
+    part: Any = recipe
+    for name in key.strip().split(".")[:-1]:
+        part = getattr(part, name, recipe)  # a key that is nowhere is for load_recipe to refuse
+    return part is not None
 
 
 def _check_settings(request: Request) -> None:
-    names = [load_recipe(m).name for m in request.methods]
+    recipes_of = {method: load_recipe(method) for method in request.methods}
+    names = [recipe.name for recipe in recipes_of.values()]
     twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
-    if twice:
-        raise UserError(f"Two methods are called {twice!r}; name each once, or give its file another name.")
+    if twice or len(names) < len(request.methods):
+        raise UserError(f"Two methods have the same name {twice or ''}; name each once.")
     for setting in request.settings:
-        owner, colon, _ = setting.partition("=")[0].partition(":")
-        if colon and owner not in {*request.methods, *(Path(m).stem for m in request.methods)}:
+        owner, text = _owned(setting)
+        if owner and not any(owner in _called(m) for m in request.methods):
             raise UserError(f"--set {setting!r} is for {owner!r}, which is not among --methods.")
+        if not owner and not any(_concerns(text.partition("=")[0], r) for r in recipes_of.values()):
+            raise UserError(f"--set {setting!r} is about a part that no method of the grid has.")
 
 
 def _follows_dataset(recipe: Recipe, settings: Sequence[str]) -> bool:

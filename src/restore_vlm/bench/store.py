@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -43,9 +44,13 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:
+                file.seek(0)
+                holder = file.read().strip() or "another"
                 raise UserError(
-                    f"Another grid is writing to {path.parent}; wait for it or choose another --out."
+                    f"Process {holder} is writing to {path.parent}; wait for it or choose another --out."
                 ) from None
+        file.truncate(0)
+        print(os.getpid(), file=file, flush=True)
         yield
 
 

@@ -1,0 +1,59 @@
+"""Small grids on real photos."""
+
+import shutil
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from restore_vlm.bench import Board, Plan, Request, Shelf, Store, make_plan, render, run_grid, tables
+from restore_vlm.bench.engines import Engine, inline
+from restore_vlm.evaluation import protocols
+from restore_vlm.evaluation.protocols import Trial
+
+DEMO = Path(str(files("restore_vlm") / "assets" / "demo"))
+SHORT = ("training.epochs=1", "training.batch=2", "prompts.depth=2")
+
+
+def request(*methods: str, **options) -> Request:
+    settings = options.pop("settings", SHORT if methods != ("clip",) else ())
+    return Request(methods or ("clip", "maple"), settings=settings, precision="fp32", **options)
+
+
+def trials(*datasets: str, seeds: Sequence[int] = (1,), shots: int | None = 2) -> list[Trial]:
+    return protocols.base_to_novel(datasets or ("split",), seeds, shots)
+
+
+def plan_of(root: Path, wanted: Sequence[Trial], asked: Request) -> Plan:
+    return make_plan(wanted, asked, Shelf(root))
+
+
+def run(
+    root: Path, out: Path, wanted: Sequence[Trial], asked: Request, engine: Engine = inline
+) -> dict[str, str]:
+    return run_grid(plan_of(root, wanted, asked), asked, out, engine)
+
+
+def csv_of(out: Path) -> str:
+    """All tables of a grid's folder in full precision."""
+    return "".join(
+        render(tables(common, Board(cells, Store(out))), "csv") for common, cells in Store(out).tables()
+    )
+
+
+def make_root(root: Path) -> Path:
+    """``split``: 4 classes with train and test; ``plain``: 4 other classes without; ``few``: 2 classes."""
+    classes = sorted((DEMO / "train").iterdir())
+    for folder in classes[:4]:
+        for part in ("train", "test"):
+            copy(DEMO / part / folder.name, root / "split" / part / folder.name)
+    for folder in classes[4:8]:
+        copy(folder, root / "plain" / folder.name)
+    for folder in classes[8:10]:
+        copy(folder, root / "few" / folder.name)
+    return root
+
+
+def copy(source: Path, target: Path, count: int = 4) -> None:
+    target.mkdir(parents=True)
+    for photo in sorted(source.iterdir())[:count]:
+        shutil.copy(photo, target)
