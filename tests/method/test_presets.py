@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from restore_vlm import cli
 from restore_vlm.errors import UserError
-from restore_vlm.method import MethodConfig, chooses_depth, load_recipe, methods, recipes
+from restore_vlm.method import MethodConfig, Recipe, chooses_depth, load_recipe, methods, recipes
 from restore_vlm.method.describe import essential, learned, rules
 
 ALL = [(method, recipe) for method in methods() for recipe in recipes(method)]
@@ -257,3 +257,18 @@ def test_only_what_matters_is_shown() -> None:
     assert "init" not in essential(load_recipe("vpt"))["prompts"]
     assert essential(load_recipe("vpt"))["template"] == "a photo of a {}."
     assert essential(load_recipe("prograd"))["gradient"] == "prograd"
+
+
+def test_a_recipe_made_in_python_is_taken_as_it_is() -> None:
+    mine = Recipe(name="mine", prompts={"depth": 3}, losses={"feature_shift": {}}, training={"epochs": 1})
+    assert load_recipe(mine) == mine
+    assert recipes(mine) == ["default"]
+    assert chooses_depth(mine)
+    assert load_recipe(mine, settings=["prompts.depth=2"]).prompts.depth == 2
+    with pytest.raises(UserError, match="Method mine: there is no setting 'prompt'"):
+        load_recipe(mine, settings=["prompt=2"])
+
+
+def test_epochs_that_are_set_replace_iterations() -> None:
+    assert load_recipe("clip_lora").training.iterations
+    assert load_recipe("clip_lora", settings=["training.epochs=1"]).training.iterations is None

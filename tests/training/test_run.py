@@ -3,6 +3,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from restore_vlm.errors import UserError
-from restore_vlm.method import load_recipe
+from restore_vlm.method import Recipe, load_recipe
 from restore_vlm.training import Progress, RunConfig, RunFolder, read_tensors, resolve_precision, run
 from restore_vlm.training.loop import Trainer
 from restore_vlm.training.run import fit_depth
@@ -285,3 +286,22 @@ def test_the_same_image_in_train_and_test_is_said(photos: Path, tmp_path: Path) 
     said: list[str] = []
     run(request(tmp_path, settings=("training.epochs=1", "prompts.depth=1")), None, Progress(say=said.append))
     assert any("4 images are in both train and test" in text for text in said)
+
+
+def test_a_recipe_made_in_python_is_recorded_and_resumed(photos: Path, tmp_path: Path) -> None:
+    mine = Recipe(
+        name="mine",
+        prompts={"depth": 2},
+        losses={"cross_entropy": None, "text_anchor": {}, "feature_shift": {}},
+        training={"epochs": 1, "batch": 8},
+    )
+    for _ in range(2):
+        _, header = run(request(photos, method=mine, settings=()), tmp_path / "run")
+    assert header["method"]["name"] == "mine"
+    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["run"]["method"]["name"] == "mine"
+
+
+def test_data_for_testing_only_is_refused(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "data" / "test")
+    with pytest.raises(UserError, match="train"):
+        run(request(tmp_path / "data"))

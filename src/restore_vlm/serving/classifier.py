@@ -85,7 +85,7 @@ class Classifier:
         Raises:
             UserError: If a photo cannot be read, or a class is named twice or not at all.
         """
-        names = _class_list(self.classes if classes is None else classes)
+        names = self.classes if classes is None else _class_list(classes)
         photos = [images] if isinstance(images, str | Path | Image.Image) else list(images)
         if self.model.classnames != names:
             self.model.set_classes(names)
@@ -171,7 +171,7 @@ class Classifier:
             if header["format"] > FORMAT:
                 raise UserError(f"{path} was written by restore-vlm {header['version']}; upgrade to read it.")
             recipe, name = Recipe.model_validate(header["method"]), header["backbone"]
-            classes = _class_list(header["classes"])
+            classes = [str(name) for name in header["classes"]]
         except (KeyError, TypeError, ValidationError):
             raise UserError(f"The header of {path} is damaged.") from None
         model = PromptedModel(load_backbone(name), recipe, classes)
@@ -188,7 +188,7 @@ class Classifier:
 
 def fit(
     data: str | Path,
-    method: str = "restore",
+    method: str | Recipe = "restore",
     backbone: str = "tiny",
     shots: int | None = 16,
     seed: int = 1,
@@ -203,7 +203,8 @@ def fit(
     Args:
         data: Image folder (one sub-folder per class, with or without train/val/test), CSV or
             JSON-lines manifest, or benchmark folder.
-        method: ``restore``, ``maple``, ``ivlp``, ``vpt``, ``clip`` or a TOML file.
+        method: ``restore``, any other that ``restore-vlm methods`` lists, a TOML file, or a
+            :class:`restore_vlm.method.Recipe`.
         backbone: See :func:`restore_vlm.backbone.load_backbone`.
         shots: Training images per class; None takes all.
         seed: Of sampling, initialisation and order.

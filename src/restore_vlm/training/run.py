@@ -44,7 +44,7 @@ class RunConfig(BaseModel):
     Attributes:
         data: Image folder, manifest or benchmark folder.
         names: File of readable class names, if any.
-        method: A bundled method or a TOML file.
+        method: A bundled method, a TOML file or a recipe made in Python.
         recipe: The method's recipe used; ``auto`` takes the backbone's own where there is one.
         settings: ``key=value`` overrides of the recipe.
         backbone: See :func:`restore_vlm.backbone.load_backbone`.
@@ -60,7 +60,7 @@ class RunConfig(BaseModel):
 
     data: str
     names: str | None = None
-    method: str = "restore"
+    method: str | Recipe = "restore"
     recipe: str = "auto"
     settings: tuple[str, ...] = ()
     backbone: str = TINY
@@ -158,6 +158,8 @@ def prepare_data(config: RunConfig, progress: Progress) -> tuple[Dataset, dict[P
             f"{len(shared)} images are in both train and test (such as {a} and {b}); evaluation leaves "
             "out what was trained on."
         )
+    if not few.train:
+        raise UserError(f"{full.name} has no training images, it is for testing only; train on another.")
     which = config.classes
     return select_classes(few, Path(which) if which not in ("all", "base", "novel") else which), report.hashes
 

@@ -21,18 +21,18 @@ def methods() -> list[str]:
     return sorted(p.name.removesuffix(".toml") for p in files(__name__).iterdir() if p.name.endswith(".toml"))
 
 
-def recipes(method: str) -> list[str]:
+def recipes(method: str | Recipe) -> list[str]:
     """Names of a method's recipes; ``default`` is always there."""
     return ["default", *_read(method).get("recipes", {})]
 
 
-def load_recipe(method: str, recipe: str = "default", settings: Iterable[str] = ()) -> Recipe:
+def load_recipe(method: str | Recipe, recipe: str = "default", settings: Iterable[str] = ()) -> Recipe:
     """Resolves a method to all of its hyper-parameters.
 
     Args:
         method: A bundled method, or the path of a TOML file of the same form; such a file may
             start from another method with ``base = "restore"`` and remove a part of it with
-            ``surgery = "none"``.
+            ``surgery = "none"``; or a recipe made in Python.
         recipe: ``default``, or one of the method's recipes (a dataset, or ``tiny``).
         settings: ``key=value`` overrides with dotted keys and TOML values, ``none`` removing a
             part: ``prompts.depth=6``, ``losses.feature_shift.measure=embedding``, ``surgery=none``.
@@ -44,17 +44,21 @@ def load_recipe(method: str, recipe: str = "default", settings: Iterable[str] = 
     known = table.pop("recipes", {})
     if recipe != "default":
         if recipe not in known:
-            raise unknown(f"recipe of {method}", recipe, ["default", *known])
+            raise unknown(f"recipe of {table['name']}", recipe, ["default", *known])
         _merge(table, known[recipe])
+    chosen: Table = {}
     for setting in settings:
-        _merge(table, _parse(setting))
+        _merge(chosen, _parse(setting))
+    if "epochs" in (chosen.get("training") or {}):
+        chosen["training"].setdefault("iterations", None)
+    _merge(table, chosen)
     try:
         return Recipe.model_validate(table)
     except ValidationError as error:
-        raise UserError(f"Method {method}: {_sentence(error)}") from None
+        raise UserError(f"Method {table['name']}: {_sentence(error)}") from None
 
 
-def chooses_depth(method: str, recipe: str = "default", settings: Iterable[str] = ()) -> bool:
+def chooses_depth(method: str | Recipe, recipe: str = "default", settings: Iterable[str] = ()) -> bool:
     """Whether the prompt depth was chosen with the backbone at hand in mind.
 
     It was by a setting, by a file of the user's own or by the recipe of the tiny backbone; all other
@@ -70,17 +74,20 @@ def chooses_depth(method: str, recipe: str = "default", settings: Iterable[str] 
     return any("depth" in (table.get("prompts") or {}) for table in chosen)
 
 
-def _read(method: str) -> Table:
+def _read(method: str | Recipe) -> Table:
     """The table of a method's file, merged into that of the method it starts from."""
     merged: Table = {}
-    for _, table in _layers(method):
+    layers = _layers(method)
+    for _, table in layers:
         _merge(merged, table)
-    merged.setdefault("name", Path(method).stem)
+    merged.setdefault("name", Path(layers[-1][0]).stem)
     return merged
 
 
-def _layers(method: str, above: tuple[str, ...] = ()) -> list[tuple[str, Table]]:
+def _layers(method: str | Recipe, above: tuple[str, ...] = ()) -> list[tuple[str, Table]]:
     """Name and table of a method and of those it starts from, the first of them first."""
+    if isinstance(method, Recipe):
+        return [(f"{method.name}.toml", method.model_dump())]
     if method in above:
         raise UserError(f"The method {method} starts from itself: {' -> '.join([*above, method])}.")
     path: Any = files(__name__) / f"{method}.toml"
