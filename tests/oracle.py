@@ -66,6 +66,67 @@ def plain_states_image(model: nn.Module, images: Tensor, prompts: Sequence[Tenso
     return [x[:, 0] for x in states]
 
 
+def plain_names(model: nn.Module, prompted: Any, context: Tensor) -> Tensor:
+    """Text features with the class name anywhere among the context, as CoOp's published code.
+
+    The classes are tokenised as "X X .. X name.", or in the words the context starts from; the
+    embeddings are cut at the name, whose length is that of the name alone, and put together in
+    another order; end-of-text stays where it was (arXiv 2109.01134). Deeper prompts replace what
+    stands at the context's places.
+
+    Args:
+        model: The open_clip model its backbone was made of.
+        prompted: A ``PromptedModel`` with text prompts.
+        context: (n, width), or (c, n, width) for a context per class.
+
+    Returns:
+        (c, d) unnormalised features.
+    """
+    text, prompts, config = _text(model), prompted.prompt_tokens()[0], prompted.config.prompts
+    tokenizer, n = prompted.backbone.text.tokenizer, config.length
+    names = [name.replace("_", " ") for name in prompted.classnames]
+    words = config.init if len(config.init.split()) >= n else " ".join(["X"] * n)
+    ids = tokenizer([f"{words} {name}." for name in names])
+    template, lengths = len(tokenizer.encode(words)), [len(tokenizer.encode(name)) for name in names]
+    position, states = config.class_position, text.token_embedding(ids)
+    x = [
+        _ordered(position, n, row[:1], own, row[1 + n : 1 + template], row[1 + template :], length)
+        for row, own, length in zip(states, context.expand(len(ids), -1, -1), lengths, strict=True)
+    ]
+    x = torch.stack(x) + text.positional_embedding[: ids.shape[1]]
+    mask = text.attn_mask
+    for layer, block in enumerate(text.transformer.resblocks):
+        if 0 < layer < len(prompts):
+            x = torch.stack(
+                [_replaced(position, r, prompts[layer], k) for r, k in zip(x, lengths, strict=True)]
+            )
+        x = block(x, attn_mask=mask)
+    return _text_head(text, x, ids)
+
+
+def _ordered(
+    position: str, n: int, start: Tensor, context: Tensor, words: Tensor, rest: Tensor, length: int
+) -> Tensor:
+    name, tail = rest[:length], rest[length:]
+    parts = {
+        "end": [start, context, words, name, tail],
+        "middle": [start, context[: n // 2], name, context[n // 2 :], words, tail],
+        "front": [start, name, context, words, tail],
+    }
+    return torch.cat(parts[position])
+
+
+def _replaced(position: str, x: Tensor, prompt: Tensor, length: int) -> Tensor:
+    n = len(prompt)
+    half = n // 2
+    if position == "end":
+        return torch.cat([x[:1], prompt, x[1 + n :]])
+    if position == "front":
+        return torch.cat([x[: 1 + length], prompt, x[1 + length + n :]])
+    name = x[1 + half : 1 + half + length]
+    return torch.cat([x[:1], prompt[:half], name, prompt[half:], x[1 + n + length :]])
+
+
 def plain_logits(model: nn.Module, prompted: Any, images: Tensor) -> Tensor:
     """Logits of a ``PromptedModel`` along the plain path.
 
@@ -78,12 +139,30 @@ def plain_logits(model: nn.Module, prompted: Any, images: Tensor) -> Tensor:
         (b, c) logits; differentiable in every learned tensor of ``prompted``.
     """
     text_prompts, image_prompts = prompted.prompt_tokens()
-    text = plain_text(model, prompted.classes.ids, text_prompts, prompted.backbone.text.start)
-    image = plain_image(model, images, image_prompts)
-    text, image = _unit(text, prompted.text_surgery), _unit(image, prompted.image_surgery)
+    image = _unit(plain_image(model, images, image_prompts), prompted.image_surgery)
     scale, bias = model.logit_scale, getattr(model, "logit_bias", None)
-    logits = scale.exp() * image @ text.T  # type: ignore[operator]
+    config = prompted.config.prompts
+    if config is not None and config.conditional:
+        text = _conditional(model, prompted, text_prompts[0], image)
+        logits = torch.stack([scale.exp() * i @ t.T for i, t in zip(image, text, strict=True)])  # type: ignore[operator]
+    else:
+        if config is not None and (config.per_class or config.class_position != "end"):
+            text = plain_names(model, prompted, text_prompts[0])
+        else:
+            text = plain_text(model, prompted.classes.ids, text_prompts, prompted.backbone.text.start)
+        logits = scale.exp() * image @ _unit(text, prompted.text_surgery).T  # type: ignore[operator]
     return logits if bias is None else logits + bias
+
+
+def _conditional(model: nn.Module, prompted: Any, context: Tensor, image: Tensor) -> Tensor:
+    """(b, c, d) unit features, one image after the other as CoCoOp's published code (arXiv 2203.05557)."""
+    net = prompted.prompts.meta_net
+    text = []
+    for feature in image:
+        hidden = F.relu(net.linear1.weight @ feature + net.linear1.bias)
+        shift = net.linear2.weight @ hidden + net.linear2.bias
+        text.append(_unit(plain_names(model, prompted, context + shift), prompted.text_surgery))
+    return torch.stack(text)
 
 
 def _unit(features: Tensor, surgery: nn.Module | None) -> Tensor:

@@ -50,7 +50,7 @@ def method(case: dict) -> MethodConfig:
         )
     if name in ("coop", "cocoop", "lpt"):
         init = case.get("ctx_init", "" if name == "coop" else WORDS) or ""
-        context = {"towers": "text", "depth": depth, "init": init, "length": n}
+        context = {"towers": "text", "depth": depth if name == "lpt" else 1, "init": init, "length": n}
         if name != "lpt":
             context |= {"length": len(init.split()) or n}
         if name == "coop":

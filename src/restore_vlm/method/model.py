@@ -57,7 +57,9 @@ class PromptedModel(nn.Module):
     def __init__(self, backbone: Backbone, config: MethodConfig, classnames: Sequence[str]) -> None:
         super().__init__()
         self.backbone, self.config = backbone, config
-        self.known = {name: row for row, name in enumerate(classnames)}
+        self.known: dict[str, list[int]] = {}
+        for row, name in enumerate(classnames):
+            self.known.setdefault(name, []).append(row)
         self.prompts = Prompts(config.prompts, backbone, len(classnames)) if config.prompts else None
         self.weights = Weights(config.weights, backbone)
         ratios = config.surgery
@@ -73,10 +75,14 @@ class PromptedModel(nn.Module):
         return self
 
     def set_classes(self, classnames: Sequence[str]) -> None:
-        """Replaces the classes; underscores become spaces. Any names, seen in training or not."""
+        """Replaces the classes; underscores become spaces. Any names, seen in training or not.
+
+        The k-th class of one name is the k-th of that name in training.
+        """
         self.classnames = list(classnames)
         self.classes = self.tokenize(classnames)
-        rows = [self.known.get(name, -1) for name in classnames]
+        left = {name: iter(rows) for name, rows in self.known.items()}
+        rows = [next(left[n], self.known[n][-1]) if n in left else -1 for n in classnames]
         self.rows = torch.tensor(rows, device=self.backbone.device)
         self._hand_written: HandWritten | None = None
 
