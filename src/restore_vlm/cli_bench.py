@@ -54,7 +54,9 @@ Backbone = Annotated[str, typer.Option(help="As for train.")]
 Recipe = Annotated[str, typer.Option(help="auto (by backbone, protocol and dataset), default, or a name.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="prompts.depth=6 for all methods with prompts, maple:prompts.depth=6 for one."),
+    typer.Option(
+        "--set", help="prompts.depth=6 for all methods with prompts, maple:prompts.depth=6 for one."
+    ),
 ]
 Engine = Annotated[EngineName, typer.Option(help="Processes of this machine, or a Ray cluster.")]
 Address = Annotated[str | None, typer.Option(help="Of the Ray cluster; one is started by default.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -202,13 +203,16 @@ def _import_ray() -> Any:
 
 
 def _connect(ray: Any, address: str | None) -> None:
+    """Ray itself would try for minutes to reach a place where nothing answers, then end the process."""
+    where = f"The Ray cluster {address or 'of this machine'} cannot be reached"
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     try:
-        ray.init(address=address, logging_level="error", log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"The Ray cluster {address or 'of this machine'} cannot be reached: {first}"
-        ) from None
+        if host and port.isdecimal():
+            socket.create_connection((host, int(port)), timeout=5).close()
+        ray.init(address=address, logging_level="error", log_to_driver=False)
+    except (OSError, OverflowError, ValueError, RuntimeError, SystemExit) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(f"{where} ({first}); check --address.") from None
 
 
 def cores() -> int:

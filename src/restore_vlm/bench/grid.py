@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from restore_vlm.backbone import load_backbone
 from restore_vlm.bench.engines import Engine
 from restore_vlm.bench.plan import Job, Plan, Request
 from restore_vlm.bench.store import Store
@@ -50,9 +51,12 @@ def run_grid(
         The reason of every failure in this call, by the run's label.
 
     Raises:
-        UserError: If the folder cannot be written or another grid is writing to it.
+        UserError: If the backbone cannot be had, or the folder cannot be written or is being written to
+            by another grid.
     """
     store = Store(out)
+    if missing(plan.jobs, store):
+        load_backbone(request.backbone)  # refused, or downloaded, once and not by every run
     with store.lock():
         store.remember(plan.cells, request.common())
         todo = missing(plan.jobs, store)
@@ -129,7 +133,14 @@ class _Display:
                 self.done += 1
             self._move()
             if self.on_finished:
-                self.on_finished(job)
+                self._tell(self.on_finished, job)
+
+    def _tell(self, on_finished: Finished, job: Job) -> None:
+        """A tracker that is down is no reason to stop."""
+        try:
+            on_finished(job)
+        except Exception as error:
+            self.display.say(f"{job.label} is done but was not tracked ({type(error).__name__}: {error}).")
 
 
 def duration(seconds: float) -> str:

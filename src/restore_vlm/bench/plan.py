@@ -113,10 +113,10 @@ class Cell:
 
     @property
     def label(self) -> str:
-        dataset = self.source if self.dataset == self.source else f"{self.source} to {self.dataset}"
-        part = "" if self.part == "all" else f", {self.part}"
+        where = _tested(self.dataset, self.part)
+        where = where if self.dataset == self.source else f"{self.source} to {where}"
         shots = f", {self.shots or 'all'} shots" if self.protocol == "few-shot" else ""
-        return f"{self.method}, {dataset}{part}{shots}, seed {self.seed}"
+        return f"{self.method}, {where}{shots}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator
             (train or images).digest,
         )
         shots = f", {trial.shots or 'all'} shots" if trial.protocol == "few-shot" else ""
-        label = f"{recipe.name}, " + (f"{train.name}{shots}, seed {trial.seed}" if train else images.name)
+        where = f"{trial.dataset}{shots}, seed {trial.seed}" if train else _tested(test.dataset, test.part)
+        label = f"{recipe.name}, {where}"
         what = Test(images, shelf.template(test.dataset) if own and train and elsewhere else None)
         job = Job(
             spec, label, method, name, used, request.backbone, request.device, train, {what.address: what}
@@ -181,6 +182,10 @@ def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator
                 spec.address, what.address,
             ),
         )  # fmt: skip
+
+
+def _tested(dataset: str, part: str) -> str:
+    return dataset if part == "all" else f"{dataset}, {part}"
 
 
 def _recipe_name(trial: Trial, method: str, request: Request) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,7 @@ def _mlflow() -> Callable[[Record], None]:
 
 
 def _file_store(folder: Path) -> str:
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3.17 asks for this opt-in
     return (folder / "mlruns").as_uri()
 
 

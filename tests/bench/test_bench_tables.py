@@ -1,0 +1,165 @@
+import csv
+import io
+import re
+from pathlib import Path
+
+import pytest
+from bench_makers import request
+
+from restore_vlm.bench import Board, Store, compare, render, tables
+from restore_vlm.bench.compare import show
+from restore_vlm.bench.plan import Cell
+from restore_vlm.bench.tables import published
+from restore_vlm.errors import UserError
+from restore_vlm.evaluation import harmonic_mean
+from restore_vlm.training import write_json
+
+
+def board(tmp_path: Path, protocol: str, rows: list[tuple]) -> Board:
+    """Rows: method, source, dataset, part, shots, seed, accuracy in % (None: missing, text: failed)."""
+    cells, store = [], Store(tmp_path)
+    for method, source, dataset, part, shots, seed, value in rows:
+        run = f"{method}-{source}-{shots}-{0 if method == 'clip' else seed}"
+        cell = Cell(protocol, method, source, dataset, part, shots, seed, run, f"{dataset}-{part}")
+        cells.append(cell)
+        if isinstance(value, str):
+            write_json(store.run(run).error, {"error": value})
+        elif value is not None:
+            write_json(store.run(run).test(cell.test), {"accuracy": value / 100})
+    return Board(cells, store)
+
+
+def halves(tmp_path: Path, values: dict[tuple[str, str, int], tuple], shots: int = 16) -> Board:
+    rows = [
+        (method, dataset, dataset, part, shots, seed, value)
+        for (method, dataset, seed), pair in values.items()
+        for part, value in zip(("base", "novel"), pair, strict=True)
+    ]
+    return board(tmp_path, "base-to-novel", rows)
+
+
+COMMON = request().common() | {"settings": ()}
+TWO = {
+    ("clip", "a", 1): (60.0, 70.0), ("clip", "a", 2): (60.0, 70.0),
+    ("clip", "b", 1): (50.0, 50.0), ("clip", "b", 2): (50.0, 50.0),
+    ("maple", "a", 1): (80.0, 60.0), ("maple", "a", 2): (82.0, 64.0),
+    ("maple", "b", 1): (70.0, 40.0), ("maple", "b", 2): (72.0, 40.0),
+}  # fmt: skip
+
+
+def lines(text: str) -> dict[tuple[str, str, str], dict[str, str]]:
+    return {(r["table"], r["method"], r["column"]): r for r in csv.DictReader(io.StringIO(text))}
+
+
+def test_base_to_novel(tmp_path: Path) -> None:
+    found = tables(COMMON, halves(tmp_path, TWO))
+    assert [t.title for t in found] == [
+        "base-to-novel, a, 16 shots",
+        "base-to-novel, b, 16 shots",
+        "base-to-novel, average over 2 datasets, 16 shots",
+    ]
+    rows = lines(render(found, "csv"))
+    mine = rows["base-to-novel, a, 16 shots", "maple", "HM"]
+    two = [harmonic_mean(80, 60), harmonic_mean(82, 64)]
+    assert float(mine["mean"]) == pytest.approx(sum(two) / 2)
+    assert mine["best"] == "1"
+    zero = rows["base-to-novel, a, 16 shots", "clip", "novel"]
+    assert (float(zero["mean"]), zero["std"], zero["best"]) == (70, "", "1")
+    over = rows["base-to-novel, average over 2 datasets, 16 shots", "maple", "HM"]
+    expected = (harmonic_mean(75, 50) + harmonic_mean(77, 52)) / 2
+    assert float(over["mean"]) == pytest.approx(expected)
+    markdown = render(found, "markdown")
+    assert "| maple | **81.00 ± 1.41** | 62.00 ± 2.83 |" in markdown
+    assert "| clip | 60.00 | **70.00** |" in markdown
+    latex = render(found, "latex")
+    assert r"maple & \textbf{81.00 {\scriptsize$\pm$1.41}}" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 3
+    assert "81.00 ± 1.41" in render(found, "terminal")
+
+
+def test_missing_and_failed_runs_are_named(tmp_path: Path) -> None:
+    values = TWO | {("maple", "b", 1): (None, None), ("maple", "a", 2): ("out of memory", "out of memory")}
+    found = tables(COMMON, halves(tmp_path, values))
+    text = render(found, "markdown")
+    assert "80.00 (1/2)" in text
+    assert "**80.00" not in text
+    assert "failed: maple, a, novel, seed 2: out of memory" in text
+    assert "missing: maple, b, base, seed 1" in text
+    assert "| maple | - | - | - |" in text  # no seed has both datasets
+
+
+def test_published_figures_are_marked_and_never_best(tmp_path: Path) -> None:
+    values = {(m, "dtd" if d == "a" else d, s): v for (m, d, s), v in TWO.items()}
+    *_, last = tables(COMMON, halves(tmp_path / "dtd", values))
+    assert next(r.label for r in last.rows if r.published) == "CLIP (published, arXiv 2203.05557)"
+    assert all(r < 2 for column in range(3) for r in last.best(column))
+    assert "published: averages over 11 datasets" in render([last], "markdown")
+    assert render([last], "latex").count(r"\midrule") == 2
+    for shots, mine in ((4, values), (16, TWO)):
+        out = tmp_path / f"{shots}"
+        *_, last = tables(COMMON, halves(out, mine, shots))
+        assert not any(r.published for r in last.rows)
+
+
+def test_published_harmonic_means_are_those_of_their_parts() -> None:
+    assert len(published()["row"]) == 6
+    for row in published()["row"]:
+        assert row["hm"] == pytest.approx(harmonic_mean(row["base"], row["novel"]), abs=0.011)
+
+
+def test_transfer_and_few_shot(tmp_path: Path) -> None:
+    values = (("s", 80), ("x", 50), ("y", 60))
+    rows = [("maple", "s", d, "all", 16, seed, v + seed) for d, v in values for seed in (1, 2)]
+    (table,) = tables(COMMON, board(tmp_path / "cross", "cross-dataset", rows))
+    assert table.columns == ["s", "x", "y", "average of targets"]
+    assert [s.mean for s in table.rows[0].scores] == [81.5, 51.5, 61.5, 56.5]
+    rows = [("maple", d, d, "all", k, 1, 50 + k) for d in "xy" for k in (16, 1)]
+    found = tables(COMMON, board(tmp_path / "few", "few-shot", rows))
+    assert [t.title for t in found] == ["few-shot, x", "few-shot, y", "few-shot, average over 2 datasets"]
+    assert found[-1].columns == ["1 shot", "16 shots"]
+    assert [s.mean for s in found[-1].rows[0].scores] == pytest.approx([51, 66])
+
+
+def test_names_with_special_characters(tmp_path: Path) -> None:
+    values = {("a_b & c|d", "x", 1): (1.0, 2.0)}
+    found = tables(COMMON, halves(tmp_path, values))
+    assert r"a\_b \& c|d & 1.00" in render(found, "latex")
+    assert r"| a_b & c\|d | 1.00" in render(found, "markdown")
+    with pytest.raises(UserError, match="did you mean 'markdown'"):
+        render(found, "markdwn")
+
+
+def test_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = halves(tmp_path, TWO)
+    found = compare(mine, "maple", "clip", "base")
+    assert [d for _, _, d in found.pairs] == pytest.approx([20, 22, 20, 22])
+    assert found.mean == pytest.approx(21)
+    assert (found.wins, found.losses) == (4, 0)
+    assert found.p == pytest.approx(0.125)
+    low, high = found.interval or (0, 0)
+    assert low < 21 < high
+    back = compare(mine, "clip", "maple", "base")
+    assert (back.mean, back.p) == (pytest.approx(-found.mean), found.p)
+    show(found, "maple", "clip", "base-to-novel")
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "maple better in 4, clip in 0 of 4 pairs" in text
+    for first, second, measure, sentence in [
+        ("mapel", "clip", None, "did you mean 'maple'"),
+        ("clip", "clip", None, "given twice"),
+        ("maple", "clip", "nvel", "did you mean 'novel'"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            compare(mine, first, second, measure)
+
+
+def test_comparison_of_nothing(tmp_path: Path) -> None:
+    values = {("clip", "a", 1): (1.0, 1.0), ("maple", "a", 1): (None, None)}
+    with pytest.raises(UserError, match="no finished run in common"):
+        compare(halves(tmp_path, values), "clip", "maple")
+
+
+def test_comparison_across_datasets_leaves_the_source_out(tmp_path: Path) -> None:
+    rows = [(m, "s", d, "all", 16, 1, v) for m, v in (("clip", 50), ("maple", 51)) for d in ("s", "x")]
+    found = compare(board(tmp_path, "cross-dataset", rows), "maple", "clip")
+    assert found.pairs == [("s to x", 1, pytest.approx(1))]
+    assert (found.interval, found.p) == (None, 1.0)
