@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_makers import SHORT, copy, csv_of, plan_of, request, run, trials
+from bench_makers import DEMO, SHORT, copy, csv_of, plan_of, request, run, trials
 
 from restore_vlm.bench import Local, Store, features, inline, outlook, run_grid, store
 from restore_vlm.bench.engines import DIED
@@ -318,3 +318,23 @@ def test_an_unfinished_run_of_another_place_starts_anew(root: Path, tmp_path: Pa
     (place.model / "config.toml").write_text('[run]\ndata = "elsewhere"\n')
     assert run(root, tmp_path, trials(), asked) == {}
     assert store.RunPlace(place.path).training_seconds() > 0
+
+
+def test_published_datasets_whose_names_repeat(tmp_path: Path) -> None:
+    """As in ImageNet; names may repeat in a dataset of the catalogue alone."""
+    pytest.importorskip("restore_vlm.data.catalogue")
+    split: dict[str, list] = {"train": [], "val": [], "test": []}
+    names = ["missile", "missile", "wok", "nail"]
+    for label, folder in enumerate(sorted((DEMO / "train").iterdir())[:4]):
+        for part in ("train", "test"):
+            copy(DEMO / part / folder.name, tmp_path / "dtd" / "images" / part / folder.name)
+            photos = sorted((tmp_path / "dtd" / "images" / part / folder.name).iterdir())
+            split[part] += [[f"{part}/{folder.name}/{p.name}", label, names[label]] for p in photos]
+    (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text(json.dumps(split))
+    few = protocols.few_shot(["dtd"], [1], [2])
+    asked = request("clip", "maple")
+    assert run(tmp_path, tmp_path / "out", few, asked) == {}
+    (spec,) = (tmp_path / "out").glob("runs/*/model/images.json")
+    plan = plan_of(tmp_path, few, asked)
+    drawn = [job.train.items for job in plan.jobs if job.train]
+    assert set(json.loads(spec.read_text())) == {str(i.path) for i in drawn[0]}

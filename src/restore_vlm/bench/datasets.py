@@ -64,13 +64,17 @@ class Shelf:
         entry = _catalogue().get(name)
         return getattr(entry, "template", None)
 
+    def place(self, name: str) -> Path:
+        """Where a dataset is, or would be."""
+        places = [self.root / name, self.root / getattr(_catalogue().get(name), "folder", name), Path(name)]
+        return next((p for p in places if p.exists()), places[1])
+
     def _load(self, name: str) -> Dataset:
-        known, place = _catalogue(), self.root / name
-        folder = getattr(known.get(name), "folder", name)
-        if name in known and (folder == name or not place.exists()):
+        known, place = _catalogue(), self.place(name)
+        if name in known and place == self.root / known[name].folder:
             return import_module(CATALOGUE).load_catalogued(name, self.root)
-        if place.exists() or Path(name).exists():
-            return load_dataset(place if place.exists() else name)
+        if place.exists():
+            return load_dataset(place)
         raise unknown(f"dataset under {self.root}", name, [*self.names(), *known])
 
     def _sample(self, name: str, shots: int | None, seed: int) -> Dataset:

@@ -9,9 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from restore_vlm.backbone import load_backbone, pick_device
+from restore_vlm.bench.datasets import Images
 from restore_vlm.bench.features import evaluate_cached
 from restore_vlm.bench.plan import Job
 from restore_vlm.bench.store import RunPlace, Store, locked
+from restore_vlm.data.dataset import same_name
 from restore_vlm.errors import UserError
 from restore_vlm.method import PromptedModel, load_recipe
 from restore_vlm.serving import Classifier, fit
@@ -73,17 +75,30 @@ def _trained(job: Job, place: RunPlace, on_step: OnStep) -> PromptedModel:
         return Classifier.load(place.model, job.device).model
     assert job.train is not None
     assert job.spec.seed is not None
-    manifest, names = place.data / "train.jsonl", place.data / "names.txt"
-    rows = [{"path": str(i.path.absolute()), "class": f"{i.label:06}"} for i in job.train.items]
-    write_atomic(manifest, "".join(json.dumps(row) + "\n" for row in rows))
-    write_atomic(names, "".join(f"{name}\n" for name in job.train.classes))
-    place.forget_elsewhere(manifest, job.device)
+    data, shots, part, names = _training_data(job, job.train, place.data)
+    place.forget_elsewhere(data, job.device)
     classifier = fit(
-        manifest, job.method, job.backbone, None, job.spec.seed, "all", job.settings, place.model,
-        Progress(on_step=on_step), recipe=job.recipe, names=str(names), precision=job.spec.precision,
+        data, job.method, job.backbone, shots, job.spec.seed, part, job.settings, place.model,
+        Progress(on_step=on_step), recipe=job.recipe, names=names, precision=job.spec.precision,
         device=job.device,
     )  # fmt: skip
     return classifier.model
+
+
+def _training_data(job: Job, train: Images, folder: Path) -> tuple[Path, int | None, str, str | None]:
+    """Data, shots, classes and file of names for training: a list of just the images that are used.
+
+    Names that repeat, as ImageNet's do, are read from the published dataset alone; there it is the
+    dataset itself, of which all images are looked at to draw the very same few.
+    """
+    if len({same_name(name) for name in train.classes}) < len(train.classes):
+        place, shots, part = job.drawn
+        return place.absolute(), shots, part, None
+    manifest, names = folder / "train.jsonl", folder / "names.txt"
+    rows = [{"path": str(i.path.absolute()), "class": f"{i.label:06}"} for i in train.items]
+    write_atomic(manifest, "".join(json.dumps(row) + "\n" for row in rows))
+    write_atomic(names, "".join(f"{name}\n" for name in train.classes))
+    return manifest, None, "all", str(names)
 
 
 def _note(place: RunPlace, job: Job, sentence: str, trace: str) -> str:

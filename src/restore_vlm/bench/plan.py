@@ -67,6 +67,7 @@ class Job:
         label: For people.
         method: As requested, with ``recipe`` and ``settings`` as resolved for this run.
         train: None where nothing is learned.
+        drawn: Where ``train`` was drawn from: the dataset's place, shots and classes.
         tests: By address.
     """
 
@@ -78,6 +79,7 @@ class Job:
     backbone: str
     device: str | None
     train: Images | None
+    drawn: tuple[Path, int | None, str]
     tests: dict[str, Test] = field(default_factory=dict)
 
 
@@ -173,7 +175,16 @@ def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator
         label = f"{recipe.name}, {where}"
         what = Test(images, shelf.template(test.dataset) if own and train and elsewhere else None)
         job = Job(
-            spec, label, method, name, used, request.backbone, request.device, train, {what.address: what}
+            spec,
+            label,
+            method,
+            name,
+            used,
+            request.backbone,
+            request.device,
+            train,
+            (shelf.place(trial.dataset), trial.shots, trial.part),
+            {what.address: what},
         )
         yield (
             job,
