@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from restore_vlm.cli_mini import mini
 from restore_vlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from restore_vlm.evaluation.protocols import Trial
 
 bench = typer.Typer(no_args_is_help=True, help="Run the published protocols and print their tables.")
+bench.command()(mini)
 
 
 class Form(StrEnum):

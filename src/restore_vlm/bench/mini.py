@@ -1,7 +1,163 @@
-"""x"""
+"""The mini benchmark: every method by three protocols on real images at hand, defined in ``mini.toml``."""
+
+from __future__ import annotations
+
+import json
 import tomllib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from restore_vlm.bench.datasets import Shelf
+from restore_vlm.bench.engines import Engine
+from restore_vlm.bench.grid import Outlook, duration, outlook, run_grid
+from restore_vlm.bench.plan import Cell, Plan, Request, make_plan
+from restore_vlm.bench.render import render
+from restore_vlm.bench.scores import Board
+from restore_vlm.bench.store import Store
+from restore_vlm.bench.tables import tables
+from restore_vlm.errors import unknown
+from restore_vlm.evaluation.protocols import Trial, base_to_novel, cross_dataset, domain_generalisation
+from restore_vlm.training import write_atomic
+
+PROTOCOLS = ("base-to-novel", "cross-dataset", "domain-generalisation")
+FORMS = {"md": "markdown", "csv": "csv"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the benchmark that fills whole tables.
+
+    Attributes:
+        title: For people.
+        protocol: One of :data:`PROTOCOLS`.
+        trials: What is trained and tested.
+    """
+
+    title: str
+    protocol: str
+    trials: tuple[Trial, ...]
+
+    def plan(self, request: Request, shelf: Shelf) -> Plan:
+        """Its runs; see :func:`restore_vlm.bench.plan.make_plan`."""
+        return make_plan(self.trials, request, shelf)
+
+
+@cache
+def definition() -> dict[str, Any]:
+    """The content of ``mini.toml``."""
+    return tomllib.loads((files(__package__) / "mini.toml").read_text())
 
 
 def kinds() -> dict[str, dict[str, str]]:
-    return tomllib.loads((files(__package__) / "mini.toml").read_text())["kinds"]
+    """The name of every class of Tiny ImageNet by its WordNet id, by kind."""
+    return definition()["kinds"]
+
+
+def request(methods: Sequence[str]) -> Request:
+    """Those methods on the tiny backbone with their own recipes."""
+    return Request(tuple(methods), precision=definition()["precision"])
+
+
+def stages(seeds: Collection[int], protocols: Collection[str] = PROTOCOLS) -> list[Stage]:
+    """The benchmark in the order it runs.
+
+    Args:
+        seeds: Of every trial.
+        protocols: Those wanted, of :data:`PROTOCOLS`.
+
+    Raises:
+        UserError: For an unknown protocol or no seed.
+    """
+    for name in protocols:
+        if name not in PROTOCOLS:
+            raise unknown("protocol", name, PROTOCOLS)
+    return [_stage(s, seeds) for s in definition()["stages"] if s["protocol"] in protocols]
+
+
+def _stage(fields: dict[str, Any], seeds: Collection[int]) -> Stage:
+    protocol, on, shots = fields["protocol"], fields["on"], definition()["shots"]
+    if protocol == "base-to-novel":
+        trials = base_to_novel(on, seeds, shots)
+    else:
+        transfer = {"cross-dataset": cross_dataset, "domain-generalisation": domain_generalisation}[protocol]
+        trials = [trial for one in on for trial in transfer(one, fields["to"], seeds, shots)]
+    to = f" to {', '.join(fields['to'])}" if "to" in fields else ""
+    return Stage(f"{protocol}, {', '.join(on)}{to}", protocol, tuple(trials))
+
+
+def outlooks(plans: Sequence[Plan], store: Store) -> tuple[list[Outlook], Outlook]:
+    """What each stage has and lacks, and all of them, runs that several need counted once."""
+    merged = {job.spec.address: job for plan in plans for job in plan.jobs}
+    return [outlook(plan, store) for plan in plans], outlook(Plan(list(merged.values()), []), store)
+
+
+def run_stages(
+    plans: dict[Stage, Plan], asked: Request, out: Path, engine: Engine, say: Callable[[str], None]
+) -> dict[str, str]:
+    """Runs stage after stage and writes the tables so far into ``out/tables`` after each.
+
+    Args:
+        plans: Of every stage.
+        asked: What they were made from.
+        out: The grid's folder.
+        engine: Where to execute.
+        say: Told what begins.
+
+    Returns:
+        The reason of every failure, by the run's label.
+    """
+    failed: dict[str, str] = {}
+    for stage, plan in plans.items():
+        say(f"{stage.title}: {len(plan.jobs)} runs")
+        failed |= run_grid(plan, asked, out, engine)
+        write_tables(Store(out), asked, out / "tables")
+    return failed
+
+
+def write_tables(store: Store, asked: Request, folder: Path, command: str = "", prefix: str = "") -> None:
+    """Writes ``PROTOCOL.md`` and ``PROTOCOL.csv`` of what a grid's folder has of the benchmark.
+
+    Args:
+        store: The grid's folder.
+        asked: Decides which of its tables.
+        folder: Where to.
+        command: How to repeat it, for a heading with the time it took; none without.
+        prefix: Of the files' names.
+    """
+    for common, board in boards(store, asked):
+        protocol, found = board.cells[0].protocol, tables(common, board)
+        for suffix, form in FORMS.items():
+            text = render(found, form)
+            if command and form == "markdown":
+                text = f"# Mini benchmark: {protocol}\n\n{_origin(board, command)}\n\n{text}"
+            write_atomic(folder / f"{prefix}{protocol}.{suffix}", text)
+
+
+def boards(store: Store, asked: Request) -> list[tuple[dict[str, Any], Board]]:
+    """The boards of a request, with what their cells share."""
+    mine = [(common, cells) for common, cells in store.tables() if _same(common, asked)]
+    return [(common, Board(cells, store)) for common, cells in mine if cells]
+
+
+def _same(common: dict[str, Any], asked: Request) -> bool:
+    return common == json.loads(json.dumps(asked.common()))
+
+
+def _origin(board: Board, command: str) -> str:
+    runs, spent = _spent(board.results)
+    return (
+        f"From `{command}`: {runs} runs, {duration(spent)} of computing if one after the other, each on one "
+        "CPU thread. What the datasets are and what came out: [mini.md](mini.md)."
+    )
+
+
+def _spent(results: dict[Cell, dict[str, Any] | None]) -> tuple[int, float]:
+    """How many runs there are and their seconds, each training and each test counted once."""
+    done = {cell: result for cell, result in results.items() if result}
+    training = {cell.run: result["training_seconds"] for cell, result in done.items()}
+    tests = {(cell.run, cell.test): result["seconds"] for cell, result in done.items()}
+    return len(training), sum(training.values()) + sum(tests.values())
