@@ -20,7 +20,7 @@ demo: .venv/.installed
 	$(BIN)/restore-vlm demo --seeds $(SEEDS)
 
 test: .venv/.dev
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+	$(BIN)/pytest --numprocesses auto --cov --cov-report=term:skip-covered
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .
