@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +33,12 @@ app.add_typer(bench, name="bench")
 app.add_typer(datasets, name="datasets")
 
 
+SHARED = ("train", "evaluate")
+"""Commands that several processes can work on together."""
+GRACE = 5.0
+"""Seconds that a launcher has to end a process after another has stopped."""
+
+
 class Precision(StrEnum):
     auto = "auto"
     fp32 = "fp32"
@@ -46,6 +54,18 @@ Settings = Annotated[
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad-images", help="Go on without unreadable images.")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is by default.")]
+
+
+@app.callback()
+def one_voice(context: typer.Context) -> None:
+    """Where several processes work on one command, the first of them speaks."""
+    rank, count = _place()
+    if count > 1 and context.invoked_subcommand not in SHARED:
+        raise UserError(f"Several processes share {' and '.join(SHARED)} only; start this command once.")
+    if rank:
+        from restore_vlm.terminal import err, out
+
+        out.quiet = err.quiet = True
 
 
 @app.command()
@@ -72,9 +92,13 @@ def train(
     device: Device = None,
     skip_bad_images: SkipBad = False,
 ) -> None:
-    """Adapt a model to the photos in DATA."""
+    """Adapt a model to the photos in DATA.
+
+    Several GPUs share the run: accelerate launch --num_processes 2 -m restore_vlm.cli train ...
+    """
     from restore_vlm.serving import fit
     from restore_vlm.terminal import bars, err
+    from restore_vlm.training import leave
 
     folder = (
         out
@@ -92,6 +116,7 @@ def train(
     )
     err.print(f"Next: restore-vlm evaluate {folder} --data {data}", highlight=False)
     err.print(f"      restore-vlm predict {folder} PHOTO ...", highlight=False)
+    leave()
 
 
 @app.command()
@@ -103,10 +128,13 @@ def evaluate(
     skip_bad_images: SkipBad = False,
     device: Device = None,
 ) -> None:
-    """Test a run on labelled photos it was not trained on."""
+    """Test a run on labelled photos it was not trained on.
+
+    Several GPUs share the photos as for train.
+    """
     from restore_vlm.serving import Classifier
     from restore_vlm.terminal import bars
-    from restore_vlm.training import write_json
+    from restore_vlm.training import leave, write_json
 
     which: Any = classes if classes in ("all", "base", "novel") else Path(classes)
     with bars() as display:
@@ -114,6 +142,9 @@ def evaluate(
             data, which, skip_bad_images, _progress(display),
             lambda done, total: display.move("testing", done, total),
         )  # fmt: skip
+    leave()
+    if _place()[0]:
+        return
     write_json(run / f"evaluation-{Path(classes).stem}.json", {"data": data, **result.as_json()})
     if as_json:
         print(json.dumps(result.as_json(), indent=2))
@@ -238,15 +269,32 @@ def _show(result: Evaluation) -> None:
         table("Most frequent mistakes", "shows", "taken for", "times", rows=rows)
 
 
+def _place() -> tuple[int, int]:
+    """The rank of this process and how many there are, as launchers say it."""
+    return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def _say(text: str) -> None:
+    """Prints to the error stream; most problems are those of all processes, and told by the first.
+
+    Launchers end the others once one has stopped, so what they have to say waits a moment.
+    """
+    rank, count = _place()
+    if rank:
+        time.sleep(GRACE)
+        text = f"{text} (process {rank} of {count})"
+    print(text, file=sys.stderr)
+
+
 def main() -> None:
     """Runs the command line; bad input ends with one sentence and exit code 2."""
     try:
         app()
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        _say(f"Error: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        print("Stopped; the same command goes on where it was.", file=sys.stderr)
+        _say("Stopped; the same command goes on where it was.")
         sys.exit(130)
 
 

@@ -17,7 +17,7 @@ from restore_vlm.evaluation.metrics import (
     worst_confusions,
 )
 from restore_vlm.method import PromptedModel
-from restore_vlm.training import autocast
+from restore_vlm.training import autocast, join
 
 BATCH = 100
 
@@ -55,16 +55,20 @@ def probabilities(
     precision: str = "fp32",
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """(n, c) class probabilities of images; text features are computed once."""
-    device = model.backbone.device
-    out = []
+    """(n, c) class probabilities of images; text features are computed once.
+
+    Processes of one run take a share each and all get those of all images.
+    """
+    device, total = model.backbone.device, len(images)
+    world = join(device)
+    out = [torch.empty(0, len(model.classnames))]
     with autocast(precision, device):
         score = model.scorer()
-        for batch, _ in loader(images, BATCH):
+        for batch, _ in loader(images, BATCH, range(world.rank, total, world.size)):
             out.append(score(batch.to(device)).softmax(-1).cpu())
             if progress:
-                progress(sum(len(p) for p in out))
-    return torch.cat(out)
+                progress(min(total, world.size * sum(len(p) for p in out)))
+    return world.gather(torch.cat(out), total)
 
 
 def evaluate(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from restore_vlm.method.losses import Losses, divergence
 from restore_vlm.method.model import Encoded, PromptedModel
@@ -39,19 +41,29 @@ class Gradient:
     def backward(
         self, model: PromptedModel, images: Tensor, labels: Tensor, scale: float = 1.0
     ) -> tuple[Encoded, dict[str, Tensor]]:
-        """Runs one step's forward and backward pass; the gradients are times ``scale``."""
+        """Runs one step's forward and backward pass; the gradients are times ``scale``.
+
+        Where processes share a batch, terms and gradients are those of the whole batch.
+        """
         out, terms = self.losses(model, images, labels)
         loss = torch.stack(list(terms.values())).sum() * scale
         if not loss.isfinite():
             return out, terms
-        if not self.guided:
-            loss.backward()
-            return out, terms
         learned = list(model.trainable().values())
-        guide = divergence(out.logits, out.frozen.logits) * (scale / len(out.logits))
-        guides = torch.autograd.grad(guide, learned, retain_graph=True, allow_unused=True)
+        guides: Sequence[Tensor | None] = [None] * len(learned)
+        if self.guided:
+            guide = divergence(out.logits, out.frozen.logits) * (scale / len(out.logits))
+            guides = torch.autograd.grad(guide, learned, retain_graph=True, allow_unused=True)
         loss.backward()
-        for parameter, along in zip(learned, guides, strict=True):
-            if along is not None and parameter.grad is not None:
-                parameter.grad = project_out(parameter.grad, along)
+        self._combine(learned, guides)
         return out, terms
+
+    @torch.no_grad()
+    def _combine(self, learned: Sequence[nn.Parameter], guides: Sequence[Tensor | None]) -> None:
+        """Averages gradients and guides over the processes, then projects."""
+        pairs = [(p, p.grad, guide) for p, guide in zip(learned, guides, strict=True) if p.grad is not None]
+        mine = [t for _, *both in pairs for t in both if t is not None]
+        shared = iter(self.losses.mean(mine))
+        for parameter, _, guide in pairs:
+            gradient = next(shared)
+            parameter.grad = gradient if guide is None else project_out(gradient, next(shared))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,14 @@ from torch import Tensor, nn
 from restore_vlm.method.config import FeatureShiftConfig, LossesConfig, MethodConfig
 from restore_vlm.method.model import Encoded, PromptedModel
 from restore_vlm.shift import consistency, embedding_shift, prompt_norms, tempered
+
+Mean = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+"""Tensors of this process -> their means over all that share a batch; a gradient passes as it is."""
+
+
+def alone(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The :data:`Mean` of a single process."""
+    return tensors
 
 
 def distance(features: Tensor, frozen: Tensor, kind: str) -> Tensor:
@@ -68,11 +77,12 @@ class Loss(nn.Module):
     Args:
         config: The part of :class:`LossesConfig` that has its name.
         model: At initialisation, holding the training classes.
+        mean: For means over images that the term is not linear in; the term itself is averaged anyway.
     """
 
-    def __init__(self, config: Any, model: PromptedModel) -> None:
+    def __init__(self, config: Any, model: PromptedModel, mean: Mean = alone) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.mean = config, mean
 
     @property
     def needs(self) -> set[str]:
@@ -101,8 +111,8 @@ class FeatureShift(Loss):
     text_reference: Tensor
     image_reference: Tensor
 
-    def __init__(self, config: FeatureShiftConfig, model: PromptedModel) -> None:
-        super().__init__(config, model)
+    def __init__(self, config: FeatureShiftConfig, model: PromptedModel, mean: Mean = alone) -> None:
+        super().__init__(config, model, mean)
         with torch.no_grad():
             text, image = model.prompt_tokens()
             self.register_buffer("text_reference", prompt_norms(text).clone())
@@ -117,10 +127,9 @@ class FeatureShift(Loss):
             text = prompt_norms(out.text_prompts) / self.text_reference
             image = prompt_norms(out.image_prompts) / self.image_reference
             return consistency(tempered(text), tempered(image))
-        return consistency(
-            embedding_shift(out.text_states, out.frozen.text_states),
-            embedding_shift(out.image_states, out.frozen.image_states),
-        )
+        text = embedding_shift(out.text_states, out.frozen.text_states)
+        image = embedding_shift(out.image_states, out.frozen.image_states)
+        return consistency(*self.mean([text, image]))
 
 
 class TextAnchor(Loss):
@@ -177,12 +186,14 @@ class Losses(nn.Module):
     Args:
         config: The method.
         model: At initialisation, holding the training classes.
+        mean: Over the processes that share a batch.
     """
 
-    def __init__(self, config: MethodConfig, model: PromptedModel) -> None:
+    def __init__(self, config: MethodConfig, model: PromptedModel, mean: Mean = alone) -> None:
         super().__init__()
+        self.mean = mean
         parts = {name: part for name, part in config.losses if part is not None}
-        terms = {name: LOSSES[name](part, model) for name, part in parts.items()}
+        terms = {name: LOSSES[name](part, model, mean) for name, part in parts.items()}
         self.weights = {name: part.weight for name, part in parts.items()}
         self.terms = nn.ModuleDict(terms)
         needs = {"text", "image"} if config.gradient == "prograd" else set[str]()
@@ -196,4 +207,5 @@ class Losses(nn.Module):
         """Runs the model and returns its output with every term, weighted, by name."""
         out = model.encode(images, self.needs_states)
         out.frozen = self.frozen(images, out)
-        return out, {name: self.weights[name] * term(out, labels) for name, term in self.terms.items()}
+        terms = [self.weights[name] * term(out, labels) for name, term in self.terms.items()]
+        return out, dict(zip(self.terms, self.mean(terms), strict=True))

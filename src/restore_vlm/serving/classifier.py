@@ -25,7 +25,7 @@ from restore_vlm.data import (
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation import Evaluation, evaluate
 from restore_vlm.method import PromptedModel, Recipe
-from restore_vlm.training import Progress, RunConfig, read_tensors, run, training_images, write_tensors
+from restore_vlm.training import Progress, RunConfig, join, read_tensors, run, training_images, write_tensors
 from restore_vlm.training.run import FORMAT
 
 Photo = str | Path | Image.Image
@@ -139,7 +139,9 @@ class Classifier:
         candidates = chosen.test or chosen.val if full.split else chosen.train
         chosen = replace(chosen, train=[], val=[], test=candidates)
         count = len(chosen.test)
-        chosen, report = check(chosen, skip_bad_images, lambda done: progress.checked(done, count))
+        chosen, report = join(self.model.backbone.device).once(
+            lambda: check(chosen, skip_bad_images, lambda done: progress.checked(done, count))
+        )
         if report.bad:
             progress.say(f"Going on without {len(report.bad)} unreadable images.")
         seen = set(training_images(self.folder).values()) if self.folder else set()
@@ -183,7 +185,9 @@ class Classifier:
         if not fits:
             raise UserError(f"{path} does not fit the backbone {name} that its header names.")
         in_run = (Path(folder) / "images.json").is_file()
-        return cls(model.to(pick_device(device)), header, Path(folder) if in_run else None)
+        target = pick_device(device)
+        join(target)
+        return cls(model.to(target), header, Path(folder) if in_run else None)
 
 
 def fit(

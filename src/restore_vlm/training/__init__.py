@@ -1,5 +1,6 @@
 """Training: one loop, its schedule, precision and run folder."""
 
+from restore_vlm.training.distributed import World, join, leave
 from restore_vlm.training.fitting import fit_heads
 from restore_vlm.training.loop import Trainer
 from restore_vlm.training.memory import keep_freed_memory
@@ -13,10 +14,13 @@ __all__ = [
     "RunConfig",
     "RunFolder",
     "Trainer",
+    "World",
     "autocast",
     "fit_heads",
+    "join",
     "keep_freed_memory",
     "learning_rate",
+    "leave",
     "read_tensors",
     "resolve_precision",
     "run",

@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from restore_vlm.data import Images, loader
 from restore_vlm.errors import UserError
 from restore_vlm.method import Gradient, Losses, PromptedModel, TrainingConfig, make_average
+from restore_vlm.training.distributed import World
 from restore_vlm.training.memory import keep_freed_memory
 from restore_vlm.training.precision import autocast
 from restore_vlm.training.run_folder import RunFolder, read_tensors, write_tensors
 from restore_vlm.training.schedule import learning_rate
 
 CHECKPOINT_SECONDS = 20.0
+APART = 2_654_435_761
+"""Between the seeds of two processes; generators on the CPU see 32 bits of a seed."""
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called with steps done, steps in all and the step's metrics."""
 
@@ -38,6 +41,10 @@ class Trainer:
         seed: Of the order of the images and of dropout.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         folder: Where metrics and checkpoints go; None keeps everything in memory.
+        world: The processes that share every batch; they start with the same weights.
+
+    Raises:
+        UserError: If the batch does not divide among the processes.
     """
 
     def __init__(
@@ -48,17 +55,19 @@ class Trainer:
         seed: int,
         precision: str,
         folder: RunFolder | None = None,
+        world: World | None = None,
     ) -> None:
         self.model, self.images, self.config, self.seed = model, images, config, seed
-        self.precision, self.folder = precision, folder
+        self.precision, self.folder, self.world = precision, folder, world or World()
         self.device = model.backbone.device
-        self.losses = Losses(model.config, model).to(self.device)
+        self.losses = Losses(model.config, model, self.world.mean).to(self.device)
         self.gradient = Gradient(self.losses, model)
         self.learned = model.trainable()
         self.optimiser = make_optimiser(config, self.learned.values())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.average = make_average(model.config.averaging, self.epochs, self.learned)
         self.step, self.seconds = 0, 0.0
+        self.part = self.world.part(self.batch)
         self.pending: list[dict[str, Any]] = []
 
     @property
@@ -121,7 +130,8 @@ class Trainer:
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.images), generator=rng).tolist()
         last = min(self.steps_per_epoch, self.steps - epoch * self.steps_per_epoch)
-        return loader(self.images, self.batch, order[skip * self.batch : last * self.batch])
+        share = order[skip * self.batch : last * self.batch][self.world.rank :: self.world.size]
+        return loader(self.images, self.part, share)
 
     def _train_step(self, images: Tensor, labels: Tensor, epoch: int) -> dict[str, Any]:
         rate = self.learning_rate
@@ -138,16 +148,16 @@ class Trainer:
         self.scaler.update()
         self.optimiser.zero_grad()
         self.step += 1
-        accuracy = (out.logits.argmax(-1) == labels).float().mean().item()
-        total = {"loss": sum(values.values()), **values, "accuracy": accuracy}
+        (accuracy,) = self.world.mean([(out.logits.argmax(-1) == labels).float().mean()])
+        total = {"loss": sum(values.values()), **values, "accuracy": accuracy.item()}
         return {"step": self.step, "epoch": epoch + 1, "lr": rate, **total}
 
     @contextmanager
     def _random(self) -> Iterator[None]:
-        """What is drawn inside depends on (seed, step) and leaves no trace outside."""
+        """What is drawn inside depends on (seed, step, process) and leaves no trace outside."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
+            torch.manual_seed((self.seed * 1_000_003 + self.step + self.world.rank * APART) % 2**63)
             yield
 
     def _scale(self) -> float:
@@ -173,7 +183,11 @@ class Trainer:
 
     def _save(self) -> None:
         """Writes metrics first, then the checkpoint that vouches for them."""
-        if self.folder is None or not all(bool(p.isfinite().all()) for p in self.learned.values()):
+        if (
+            self.folder is None
+            or not self.world.main
+            or not all(bool(p.isfinite().all()) for p in self.learned.values())
+        ):
             return
         self.folder.add_metrics(self.pending)
         self.pending = []
@@ -188,12 +202,12 @@ class Trainer:
         write_tensors(self.folder.checkpoint, tensors, header)
 
     def _resume(self) -> None:
-        if self.folder is None:
+        folder = self.folder
+        if folder is None:
             return
-        if not self.folder.checkpoint.is_file():
-            self.folder.keep_metrics(0)
+        tensors, header = self.world.once(lambda: _last(folder))
+        if not tensors:
             return
-        tensors, header = read_tensors(self.folder.checkpoint)
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {
@@ -207,7 +221,6 @@ class Trainer:
             self.average.state = part("average.")
         self.scaler.load_state_dict(header["scaler"])
         self.step, self.seconds = header["step"], header["seconds"]
-        self.folder.keep_metrics(self.step)
 
     def _resume_optimiser(self, tensors: dict[str, Tensor]) -> None:
         names = {name: i for i, name in enumerate(self.learned)}
@@ -216,6 +229,13 @@ class Trainer:
             kind, _, name = key.partition(".")
             state.setdefault(names[name], {})[kind] = tensor
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+
+
+def _last(folder: RunFolder) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The checkpoint, empty if there is none; metrics of later steps are forgotten."""
+    tensors, header = read_tensors(folder.checkpoint) if folder.checkpoint.is_file() else ({}, {"step": 0})
+    folder.keep_metrics(header["step"])
+    return tensors, header
 
 
 def make_optimiser(config: TrainingConfig, learned: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from torch import Tensor
 
 from restore_vlm.backbone import Backbone, load_backbone, pick_device
 from restore_vlm.backbone.loading import TINY
 from restore_vlm.data import (
     Dataset,
     Images,
+    Item,
     check,
     load_dataset,
     same_content,
@@ -28,6 +30,7 @@ from restore_vlm.data import (
 )
 from restore_vlm.errors import UserError
 from restore_vlm.method import PromptedModel, Recipe, chooses_depth, load_recipe, recipes
+from restore_vlm.training.distributed import World, join
 from restore_vlm.training.fitting import fit_heads
 from restore_vlm.training.loop import OnStep, Trainer
 from restore_vlm.training.precision import Precision, resolve_precision
@@ -176,6 +179,8 @@ def run(
 ) -> tuple[PromptedModel, dict[str, Any]]:
     """Trains, or finishes a run that was interrupted.
 
+    Processes that a launcher has started share the run; the first one writes its folder.
+
     Args:
         config: The request.
         out: The run folder; None keeps everything in memory.
@@ -191,7 +196,10 @@ def run(
     recipe, recipe_name = resolve_recipe(config)
     device = pick_device(config.device)
     precision = resolve_precision(config.precision, device)
-    data, hashes = prepare_data(config, progress)
+    world = join(device)
+    data, hashes = world.once(lambda: prepare_data(config, progress))
+    if recipe.trainable:
+        world.part(min(recipe.training.batch, len(data.train)))
     backbone = load_backbone(config.backbone).to(device)
     published = not chooses_depth(config.method, recipe_name, config.settings)
     recipe, scaled = fit_depth(recipe, backbone, published, progress)
@@ -210,16 +218,32 @@ def run(
     if folder:
         request = config.model_dump(mode="json") | {"recipe": recipe_name, "precision": precision}
         resolved = {"run": request, "scaled_depth": scaled or None, "method": recipe.model_dump(mode="json")}
-        folder.start(resolved, device)
         trained = {str(i.path): hashes[i.path] for i in data.train if i.path in hashes}
-        write_json(folder.images, trained)
-    fit_heads(model, data.train, config.seed, progress.fitted)
+        world.once(lambda: _claim(folder, resolved, device, trained))
+    _start(model, data.train, config.seed, progress, world)
     if recipe.trainable and recipe.training.epochs:
         images = Images(data.train, train_transform(backbone.preprocess), seed=config.seed)
-        Trainer(model, images, recipe.training, config.seed, precision, folder).run(progress.on_step)
+        Trainer(model, images, recipe.training, config.seed, precision, folder, world).run(progress.on_step)
     if folder:
-        write_tensors(folder.adapter, model.adapter_state(), header)
+        world.once(lambda: write_tensors(folder.adapter, model.adapter_state(), header))
     return model, header
+
+
+def _claim(folder: RunFolder, config: dict[str, Any], device: torch.device, images: dict[str, str]) -> None:
+    folder.start(config, device)
+    write_json(folder.images, images)
+
+
+def _start(model: PromptedModel, items: list[Item], seed: int, progress: Progress, world: World) -> None:
+    """Fits what is fitted before training, once; every process starts from the same numbers."""
+
+    def first() -> dict[str, Tensor]:
+        fit_heads(model, items, seed, progress.fitted)
+        return model.adapter_state()
+
+    state = world.once(first)
+    if not world.main:
+        model.load_state_dict(state, strict=False)
 
 
 def training_images(out: Path) -> dict[str, str]:
