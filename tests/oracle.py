@@ -89,11 +89,11 @@ def plain_names(model: nn.Module, prompted: Any, context: Tensor) -> Tensor:
     ids = tokenizer([f"{words} {name}." for name in names])
     template, lengths = len(tokenizer.encode(words)), [len(tokenizer.encode(name)) for name in names]
     position, states = config.class_position, text.token_embedding(ids)
-    x = [
+    rows = [
         _ordered(position, n, row[:1], own, row[1 + n : 1 + template], row[1 + template :], length)
         for row, own, length in zip(states, context.expand(len(ids), -1, -1), lengths, strict=True)
     ]
-    x = torch.stack(x) + text.positional_embedding[: ids.shape[1]]
+    x = torch.stack(rows) + text.positional_embedding[: ids.shape[1]]
     mask = text.attn_mask
     for layer, block in enumerate(text.transformer.resblocks):
         if 0 < layer < len(prompts):

@@ -160,20 +160,19 @@ def test_scorer_gives_the_logits_of_a_forward_pass(kind: str, form: str, positio
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-@pytest.mark.parametrize("images_per_chunk", [1, 2])
+@pytest.mark.parametrize(("kept", "chunks"), [(0.5, [1] * 5), (1, [1] * 5), (2.5, [2, 2, 1]), (5, [5])])
 @pytest.mark.parametrize("kind", ["gelu", "siglip"])
 def test_chunks_change_nothing(
-    kind: str, images_per_chunk: int, depth: int, monkeypatch: pytest.MonkeyPatch
+    kind: str, kept: float, chunks: list[int], depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Losses, gradients, states: in one pass, in chunks computed twice, and in chunks of evaluation."""
+    """Losses, gradients, states and logits, with room for so many of five images."""
     model = make(kind, conditional=True, depth=depth, surgery=SURGERY)
     pictures, labels = images(model.backbone, 5), torch.tensor([0, 1, 2, 3, 4])
-    losses, passes = Losses(model.config, model), []
-    one_pass = text_tower.TextTower._pass
+    losses, passes, one_pass = Losses(model.config, model), [], text_tower.TextTower._pass
 
-    def counted(self, classes, prompts, states):
+    def counted(self, classes, prompts, *options):
         passes.append(len(prompts[0]))
-        return one_pass(self, classes, prompts, states)
+        return one_pass(self, classes, prompts, *options)
 
     monkeypatch.setattr(text_tower.TextTower, "_pass", counted)
 
@@ -187,22 +186,40 @@ def test_chunks_change_nothing(
 
     whole = step()
     assert passes == [5, 5]
-    tower, classes = model.backbone.text, model.classes
-    chunks = {1: [1] * 5, 2: [2, 2, 1]}[images_per_chunk]
-    monkeypatch.setattr(text_tower, "BUDGET", images_per_chunk * tower.activations(classes, tower.depth))
-    parts = step()
-    assert passes[: 2 * len(chunks)] == chunks + chunks[::-1]
-    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
-    monkeypatch.setattr(text_tower, "BUDGET", images_per_chunk * tower.activations(classes, 1))
-    torch.testing.assert_close(step()[2:], whole[2:], atol=1e-5, rtol=1e-5)
-    assert passes[-len(chunks) :] == chunks
+    one_block = model.backbone.text.activations(model.classes, 1)
+    monkeypatch.setattr(text_tower, "KEPT", int(kept * model.backbone.text.depth * one_block))
+    monkeypatch.setattr(text_tower, "PASSING", int(kept * one_block))
+    torch.testing.assert_close(step(), whole, atol=1e-5, rtol=1e-5)
+    again = chunks[::-1] if 1 <= kept < 5 else []
+    assert passes == chunks + again + chunks
+
+
+@pytest.mark.parametrize("kind", ["gelu", "siglip"])
+def test_little_is_kept_where_one_image_has_too_much(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(kind, [f"thing {i}" for i in range(60)], conditional=True)
+    pictures = images(model.backbone, 4)
+
+    def kept() -> int:
+        sizes = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(pictures)
+        return sum(sizes.values())
+
+    everything = kept()
+    monkeypatch.setattr(text_tower, "KEPT", 1)
+    assert kept() < everything / 3
 
 
 def test_half_precision_keeps_the_meta_net_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("gelu", conditional=True)
     pictures, seen = images(model.backbone), []
     model.prompts.meta_net.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
-    monkeypatch.setattr(text_tower, "BUDGET", 1)
+    monkeypatch.setattr(text_tower, "KEPT", 1)
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(pictures)
     exact = model(pictures)
@@ -237,7 +254,7 @@ def test_gradcheck(kind: str, form: str, position: str, monkeypatch: pytest.Monk
     inputs = (steps, features if model.config.conditional else features.detach())
     assert gradcheck(along, inputs)
     if model.config.conditional:
-        monkeypatch.setattr(text_tower, "BUDGET", 1)
+        monkeypatch.setattr(text_tower, "KEPT", 1)
         assert gradcheck(along, inputs)
 
 

@@ -18,9 +18,16 @@ from torch.utils.checkpoint import checkpoint
 from restore_vlm.backbone.blocks import WORKS, Block, attention, causal_mask
 from restore_vlm.errors import UserError
 
-BUDGET = 1 << 30
-"""Bytes of activations one pass with image-dependent context may take: more images are taken in
-chunks, whose activations are computed again in the backward pass instead of kept."""
+KEPT = 1 << 30
+"""Bytes of activations kept for the backward pass where the context depends on images. More are
+computed again instead, chunk by chunk of images; where one image alone has more, block by block."""
+PASSING = 1 << 28
+"""Bytes of activations in one block of an evaluation of such a context, at least one image's."""
+
+
+def _run(function: Callable[..., Any], *args: Any, again: bool) -> Any:
+    """The function's value, computed ``again`` in the backward pass instead of kept."""
+    return checkpoint(function, *args, use_reentrant=False) if again else function(*args)
 
 
 @dataclass(frozen=True)
@@ -260,15 +267,23 @@ class TextTower(nn.Module):
     def _chunked(
         self, classes: ClassPrompts, prompts: Sequence[Tensor], states: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """As many images per pass as :data:`BUDGET` has room for, at least one."""
+        """As many images per pass as :data:`KEPT` or :data:`PASSING` has room for, at least one."""
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in prompts)
-        images = max(1, BUDGET // self.activations(classes, self.depth if trained else 1))
+        budget, blocks = (KEPT, self.depth) if trained else (PASSING, 1)
+        images = budget // self.activations(classes, blocks)
         if len(prompts[0]) <= images:
             return self._pass(classes, prompts, states)
-        parts = []
-        for context in prompts[0].split(images):
-            one = classes, [context, *prompts[1:]], states
-            parts.append(checkpoint(self._pass, *one, use_reentrant=False) if trained else self._pass(*one))
+        parts = [
+            _run(
+                self._pass,
+                classes,
+                [context, *prompts[1:]],
+                states,
+                trained and not images,
+                again=trained and images > 0,
+            )
+            for context in prompts[0].split(max(1, images))
+        ]
         features, seen = zip(*parts, strict=True)
         return torch.cat(features), [torch.cat(s) for s in zip(*seen, strict=True)]
 
@@ -282,10 +297,13 @@ class TextTower(nn.Module):
         return 4 * blocks * (tokens * (4 * width + 2 * hidden) + 2 * keys * width + 2 * scores)
 
     def _pass(
-        self, classes: ClassPrompts, prompts: Sequence[Tensor], states: bool
+        self, classes: ClassPrompts, prompts: Sequence[Tensor], states: bool, blockwise: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """(m, c, d) features and (m, c, width) states, m = 1 unless the context depends on images."""
-        return (self._packed if self.packed else self._plain)(classes, prompts, states)
+        """(m, c, d) features and (m, c, width) states, m = 1 unless the context depends on images.
+
+        ``blockwise``, only what enters a block is kept for the backward pass.
+        """
+        return (self._packed if self.packed else self._plain)(classes, prompts, states, blockwise)
 
     def _place(self, x: Tensor, classes: ClassPrompts, prompt: Tensor) -> Tensor:
         """Puts a layer's prompts at the context rows of (m, tokens, width) flat tokens."""
@@ -301,7 +319,7 @@ class TextTower(nn.Module):
         return x.index_copy(1, classes.rows, rows.expand(passes, -1, -1))
 
     def _packed(
-        self, classes: ClassPrompts, prompts: Sequence[Tensor], states: bool
+        self, classes: ClassPrompts, prompts: Sequence[Tensor], states: bool, blockwise: bool
     ) -> tuple[Tensor, list[Tensor]]:
         p = len(classes.prefix)
         x = self.token_embedding(torch.cat([classes.prefix, classes.suffix]))[None]
@@ -311,7 +329,7 @@ class TextTower(nn.Module):
         for layer, block in enumerate(self.blocks):
             if 0 < layer < len(prompts):
                 x = self._place(x, classes, prompts[layer])
-            x = self._packed_block(block, x, classes, last=layer == self.depth - 1)
+            x = _run(self._packed_block, block, x, classes, layer == self.depth - 1, again=blockwise)
             if states:
                 seen.append(x if layer == self.depth - 1 else x[:, p + classes.ends])
         return self.read_out(x)[:, classes.order], [s[:, classes.order] for s in seen]
@@ -346,7 +364,7 @@ class TextTower(nn.Module):
         return block.finish(x, torch.cat(out, dim=1))
 
     def _plain(
-        self, classes: ClassPrompts, prompts: Sequence[Tensor], states: bool
+        self, classes: ClassPrompts, prompts: Sequence[Tensor], states: bool, blockwise: bool
     ) -> tuple[Tensor, list[Tensor]]:
         ids, (c, t) = classes.ids, classes.ids.shape
         x = self.token_embedding(ids).flatten(0, 1)[None]
@@ -362,7 +380,7 @@ class TextTower(nn.Module):
             if 0 < layer < len(prompts):
                 x = self._place(x.view(m, c * t, -1), classes, prompts[layer]).view(m * c, t, -1)
             last = layer == self.depth - 1
-            x = block(x, mask, read if last else None)
+            x = _run(block, x, mask, read if last else None, again=blockwise)
             if states or last:
                 end = x[:, 0] if last and read is not None else x[rows, ends]
                 seen.append(end.unflatten(0, (m, c)))
