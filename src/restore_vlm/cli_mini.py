@@ -44,7 +44,7 @@ def mini(
     asked = benchmark.request(bundled() if methods == "all" else _names("methods", methods))
     shelf = Shelf(root, lambda text: err.print(f"[yellow]![/] {text}", highlight=False))
     with err.status("reading the datasets"):
-        stages = benchmark.stages(_seeds(seeds), chosen)
+        stages = benchmark.stages(asked, _seeds(seeds), chosen)
         plans = {stage: stage.plan(asked, shelf) for stage in stages}
     if dry_run:
         _show(*benchmark.outlooks(list(plans.values()), Store(out)), [s.title for s in stages])

@@ -157,6 +157,7 @@ class Measurement:
         discrepancy: Per block, (s_text - s_image)^2 of the mean relative shifts.
         before: Alignment of the frozen features.
         after: Alignment of the tuned features.
+        by_class: ||tuned - frozen|| of the unit feature of every class, by name.
     """
 
     image: list[Shift]
@@ -166,6 +167,7 @@ class Measurement:
     discrepancy: list[float]
     before: Alignment
     after: Alignment
+    by_class: dict[str, float]
 
     @property
     def total_discrepancy(self) -> float:
@@ -233,6 +235,17 @@ def measure(
         raise UserError("Feature shift is measured on images and classes; give at least one of each.")
     model = classifier.model
     batches = list(images) if isinstance(images[0], Tensor) else list(classifier.batches(images))
+    return measure_model(model, batches, classnames, labels, frozen)
+
+
+def measure_model(
+    model: PromptedModel,
+    batches: Sequence[Tensor],
+    classnames: Sequence[str],
+    labels: Sequence[int] | None = None,
+    frozen: Embeddings | None = None,
+) -> Measurement:
+    """:func:`measure` of a bare model on batches (b, 3, h, w) of normalised images."""
     frozen = frozen or frozen_embeddings(model, batches, classnames)
     tuned = embeddings(model, batches, classnames)
     index = None if labels is None else torch.tensor(labels)
@@ -247,4 +260,11 @@ def measure(
         [(t.relative.mean - i.relative.mean) ** 2 for t, i in zip(text, image, strict=False)],
         Alignment.of(frozen.image_features, frozen.text_features, index),
         Alignment.of(tuned.image_features, tuned.text_features, index),
+        dict(zip(classnames, _distance(tuned.text_features, frozen.text_features), strict=True)),
     )
+
+
+def _distance(tuned: Tensor, frozen: Tensor) -> list[float]:
+    """Of (..., classes, width) features, the mean over images where they depend on the image."""
+    distance = (tuned.double() - frozen.double()).norm(dim=-1)
+    return distance.reshape(-1, distance.shape[-1]).mean(0).tolist()

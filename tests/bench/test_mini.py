@@ -87,7 +87,7 @@ def test_no_class_that_recipes_were_chosen_on(script: ModuleType, root: Path) ->
 
 def test_the_stages_name_datasets_that_the_script_makes(root: Path) -> None:
     made = {p.relative_to(root).as_posix() for p in [*root.iterdir(), *(root / "pacs").iterdir()]}
-    for stage in mini.stages([1]):
+    for stage in mini.stages(mini.request(["clip", "restore"]), [1]):
         for trial in stage.trials:
             assert {trial.dataset, *(t.dataset for t in trial.tests)} <= made | {"caltech101"}
 

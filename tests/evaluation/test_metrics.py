@@ -9,6 +9,8 @@ from restore_vlm.evaluation import harmonic_mean, summarise
 from restore_vlm.evaluation.metrics import (
     expected_calibration_error,
     per_class_accuracy,
+    reliability,
+    true_class,
     wilson_interval,
     worst_confusions,
 )
@@ -76,8 +78,21 @@ def test_calibration_error_is_the_definition(seed: int, n: int, classes: int) ->
     rng = torch.Generator().manual_seed(seed)
     probabilities = (3 * torch.randn(n, classes, generator=rng, dtype=torch.double)).softmax(-1)
     labels = torch.randint(classes, (n,), generator=rng)
-    found = expected_calibration_error(probabilities, labels, bins=10)
+    bins = reliability(probabilities, labels, bins=10)
+    found = expected_calibration_error(bins)
+    assert sum(b.count for b in bins) == n and all(0 <= b.accuracy <= 1 for b in bins)
     assert found == pytest.approx(direct_ece(probabilities, labels, 10), abs=1e-9)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 5))
+def test_true_class_is_counted_where_it_is(seed: int, n: int, classes: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    probabilities = (5 * torch.randn(n, classes, generator=rng, dtype=torch.double)).softmax(-1)
+    labels = torch.randint(classes, (n,), generator=rng)
+    own = [float(p[y]) for p, y in zip(probabilities, labels, strict=True)]
+    mean, histogram = true_class(probabilities, labels, bins=10)
+    assert mean == pytest.approx(sum(own) / n)
+    assert histogram == [sum(min(int(v * 10), 9) == b for v in own) for b in range(10)]
 
 
 def test_summary() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -35,15 +35,24 @@ class Stage:
         title: For people.
         protocol: One of :data:`PROTOCOLS`.
         trials: What is trained and tested.
+        variant: None, or a method and what is changed of it; its table is apart from the others.
     """
 
     title: str
     protocol: str
     trials: tuple[Trial, ...]
+    variant: tuple[str, tuple[str, ...]] | None = None
 
-    def plan(self, request: Request, shelf: Shelf) -> Plan:
+    def request(self, asked: Request) -> Request:
+        """What of a request it concerns."""
+        if self.variant is None:
+            return asked
+        method, settings = self.variant
+        return replace(asked, methods=(method,), settings=settings)
+
+    def plan(self, asked: Request, shelf: Shelf) -> Plan:
         """Its runs; see :func:`restore_vlm.bench.plan.make_plan`."""
-        return make_plan(self.trials, request, shelf)
+        return make_plan(self.trials, self.request(asked), shelf)
 
 
 @cache
@@ -62,10 +71,11 @@ def request(methods: Sequence[str]) -> Request:
     return Request(tuple(methods), precision=definition()["precision"])
 
 
-def stages(seeds: Collection[int], protocols: Collection[str] = PROTOCOLS) -> list[Stage]:
-    """The benchmark in the order it runs.
+def stages(asked: Request, seeds: Collection[int], protocols: Collection[str] = PROTOCOLS) -> list[Stage]:
+    """The benchmark in the order it runs; variants of a method that is not asked for are left out.
 
     Args:
+        asked: Whose methods.
         seeds: Of every trial.
         protocols: Those wanted, of :data:`PROTOCOLS`.
 
@@ -75,7 +85,20 @@ def stages(seeds: Collection[int], protocols: Collection[str] = PROTOCOLS) -> li
     for name in protocols:
         if name not in PROTOCOLS:
             raise unknown("protocol", name, PROTOCOLS)
-    return [_stage(s, seeds) for s in definition()["stages"] if s["protocol"] in protocols]
+    main = [_stage(s, seeds) for s in definition()["stages"] if s["protocol"] in protocols]
+    return main + [
+        _variant(v, settings, seeds)
+        for v in definition()["variants"]
+        if "base-to-novel" in protocols and v["method"] in asked.methods
+        for settings in v["settings"]
+    ]
+
+
+def _variant(fields: dict[str, Any], settings: Sequence[str], seeds: Collection[int]) -> Stage:
+    method, on = fields["method"], fields["on"]
+    trials = base_to_novel(on, seeds, definition()["shots"])
+    title = f"{method} with {' '.join(settings)}, {', '.join(on)}"
+    return Stage(title, "base-to-novel", tuple(trials), (method, tuple(settings)))
 
 
 def _stage(fields: dict[str, Any], seeds: Collection[int]) -> Stage:
@@ -113,7 +136,7 @@ def run_stages(
     failed: dict[str, str] = {}
     for stage, plan in plans.items():
         say(f"{stage.title}: {len(plan.jobs)} runs")
-        failed |= run_grid(plan, asked, out, engine)
+        failed |= run_grid(plan, stage.request(asked), out, engine)
         write_tables(Store(out), asked, out / "tables")
     return failed
 

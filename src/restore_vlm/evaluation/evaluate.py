@@ -11,8 +11,11 @@ from torch import Tensor
 
 from restore_vlm.data import Images, Item, loader, test_transform
 from restore_vlm.evaluation.metrics import (
+    Bin,
     expected_calibration_error,
     per_class_accuracy,
+    reliability,
+    true_class,
     wilson_interval,
     worst_confusions,
 )
@@ -34,6 +37,9 @@ class Evaluation:
         per_class: Accuracy of every class, by name; None without images.
         confusions: The most frequent mistakes.
         calibration_error: Expected calibration error, 15 bins.
+        reliability: Those bins that have images.
+        true_probability: Mean probability of the images' own classes.
+        true_histogram: Images by that probability, 20 bins over [0, 1].
     """
 
     accuracy: float
@@ -43,6 +49,9 @@ class Evaluation:
     per_class: dict[str, float | None]
     confusions: list[dict[str, Any]]
     calibration_error: float
+    reliability: list[Bin]
+    true_probability: float
+    true_histogram: list[int]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -98,6 +107,8 @@ def summarise(probability: Tensor, labels: Tensor, classes: Sequence[str]) -> Ev
     """(n, c) probabilities and (n,) labels -> the figures."""
     predicted = probability.argmax(-1)
     hits = int((predicted == labels).sum())
+    bins = reliability(probability, labels)
+    mean, histogram = true_class(probability, labels)
     return Evaluation(
         accuracy=hits / len(labels),
         interval=wilson_interval(hits, len(labels)),
@@ -108,5 +119,8 @@ def summarise(probability: Tensor, labels: Tensor, classes: Sequence[str]) -> Ev
             {"true": classes[t], "predicted": classes[p], "count": n}
             for t, p, n in worst_confusions(predicted, labels)
         ],
-        calibration_error=expected_calibration_error(probability, labels),
+        calibration_error=expected_calibration_error(bins),
+        reliability=bins,
+        true_probability=mean,
+        true_histogram=histogram,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -39,16 +41,50 @@ def worst_confusions(predicted: Tensor, labels: Tensor, top: int = 10) -> list[t
     return [(true, guess, count) for (true, guess), count in ranked[:top]]
 
 
-def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """ECE with equal-width bins of the top probability (Guo et al. 2017, arXiv 1706.04599).
+@dataclass(frozen=True)
+class Bin:
+    """Images of about the same confidence.
+
+    Attributes:
+        confidence: Their mean top probability.
+        accuracy: Share of them that are right.
+        count: How many there are.
+    """
+
+    confidence: float
+    accuracy: float
+    count: int
+
+
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> list[Bin]:
+    """The bins of a reliability diagram, of equal width in the top probability; empty ones left out.
 
     Args:
         probabilities: (n, c), rows summing to 1.
         labels: (n,).
         bins: Number of bins.
     """
-    confidence, predicted = probabilities.max(-1)
+    confidence, predicted = probabilities.double().max(-1)
     correct = (predicted == labels).double()
     index = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, index, correct - confidence.double())
-    return float(gaps.abs().sum() / len(labels))
+    groups = [(confidence[index == b], correct[index == b]) for b in range(bins)]
+    return [Bin(c.mean().item(), r.mean().item(), len(c)) for c, r in groups if len(c)]
+
+
+def expected_calibration_error(found: Sequence[Bin]) -> float:
+    """ECE (Guo et al. 2017, arXiv 1706.04599) of the bins of :func:`reliability`."""
+    total = sum(b.count for b in found)
+    return sum(b.count * abs(b.accuracy - b.confidence) for b in found) / total
+
+
+def true_class(probabilities: Tensor, labels: Tensor, bins: int = 20) -> tuple[float, list[int]]:
+    """Mean of P(c|x), the probability of an image's own class, and its histogram over [0, 1].
+
+    Args:
+        probabilities: (n, c), rows summing to 1.
+        labels: (n,).
+        bins: Of equal width.
+    """
+    own = probabilities.double().gather(1, labels[:, None]).squeeze(1)
+    counts = torch.bincount((own * bins).long().clamp(0, bins - 1), minlength=bins)
+    return own.mean().item(), counts.tolist()
