@@ -1,0 +1,131 @@
+"""What finished runs say: one record for every run and test, from grids and from run folders alike."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from restore_vlm.bench import Store
+from restore_vlm.errors import UserError
+from restore_vlm.training import RunFolder
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run on one test.
+
+    Attributes:
+        protocol: Of its grid; ``runs`` for run folders of ``restore-vlm train``.
+        method: Its name.
+        settings: What was changed of the method, for the whole grid or run.
+        source: Dataset trained on.
+        dataset: Dataset tested on.
+        part: Which of its classes: ``base``, ``novel``, ``all`` or the name of a file of classes.
+        shots: Training images per class; None is all.
+        seed: Of the run.
+        backbone: Its name.
+        result: The fields of :class:`restore_vlm.evaluation.Evaluation`, and where it was measured
+            ``shift``, those of :class:`restore_vlm.shift.Measurement`.
+        folder: The run folder; None where nothing is learned.
+    """
+
+    protocol: str
+    method: str
+    settings: tuple[str, ...]
+    source: str
+    dataset: str
+    part: str
+    shots: int | None
+    seed: int
+    backbone: str
+    result: dict[str, Any]
+    folder: Path | None
+
+    @property
+    def accuracy(self) -> float:
+        """In %."""
+        return 100 * self.result["accuracy"]
+
+    @property
+    def shift(self) -> dict[str, Any] | None:
+        """The measured feature shift, if it was."""
+        return self.result.get("shift")
+
+
+def read_records(paths: Sequence[Path]) -> list[Record]:
+    """The records of grids' folders (the ``--out`` of ``restore-vlm bench``) and run folders.
+
+    A run folder has those parts that ``restore-vlm evaluate`` and ``restore-vlm shift`` were asked for.
+
+    Raises:
+        UserError: If a folder is neither, nothing in it is finished, or the runs are of different
+            backbones.
+    """
+    found = [record for path in paths for record in _of(path)]
+    backbones = list(dict.fromkeys(r.backbone for r in found))
+    if len(backbones) > 1:
+        raise UserError(
+            f"The runs are of different backbones ({', '.join(backbones)}); compare those of one at a time."
+        )
+    return found
+
+
+def _of(path: Path) -> Iterable[Record]:
+    if (path / "grids").is_dir():
+        found = list(_grid(Store(path)))
+    elif RunFolder(path).config.is_file():
+        found = list(_run(RunFolder(path)))
+    else:
+        raise UserError(f"{path} is neither a run of restore-vlm train nor a grid of restore-vlm bench.")
+    if not found:
+        raise UserError(f"No test of {path} is finished; run restore-vlm evaluate {path} --data DATA first.")
+    return found
+
+
+def _grid(store: Store) -> Iterable[Record]:
+    for common, cells in store.tables():
+        for cell in cells:
+            result = store.result(cell)
+            if result is not None:
+                model = store.run(cell.run).model
+                yield Record(
+                    cell.protocol, cell.method, tuple(common["settings"]), cell.source, cell.dataset, cell.part,
+                    cell.shots, cell.seed, common["backbone"], result, model if model.is_dir() else None,
+                )  # fmt: skip
+
+
+def _run(folder: RunFolder) -> Iterable[Record]:
+    config = _toml(folder.config)
+    run, method = config["run"], config["method"]
+    for evaluation in sorted(folder.path.glob("evaluation-*.json")):
+        result = _json(evaluation)
+        part = evaluation.stem.removeprefix("evaluation-")
+        shift = folder.path / f"shift-{part}.json"
+        if shift.is_file():
+            result["shift"] = _json(shift)
+        yield Record(
+            "runs", method["name"], tuple(run["settings"]), _name(run["data"]), _name(result["data"]), part,
+            run.get("shots"), run["seed"], run["backbone"], result, folder.path,
+        )  # fmt: skip
+
+
+def _name(data: str) -> str:
+    return Path(data).resolve().stem
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); make it anew.") from None
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); is it a run folder?") from None
