@@ -93,8 +93,9 @@ def _grid(store: Store) -> Iterable[Record]:
             if result is not None:
                 model = store.run(cell.run).model
                 yield Record(
-                    cell.protocol, cell.method, tuple(common["settings"]), cell.source, cell.dataset, cell.part,
-                    cell.shots, cell.seed, common["backbone"], result, model if model.is_dir() else None,
+                    cell.protocol, cell.method, tuple(common["settings"]), cell.source, cell.dataset,
+                    cell.part, cell.shots, cell.seed, common["backbone"], result,
+                    model if model.is_dir() else None,
                 )  # fmt: skip
 
 
