@@ -102,7 +102,8 @@ def _variant(fields: dict[str, Any], settings: Sequence[str], seeds: Collection[
 
 
 def _stage(fields: dict[str, Any], seeds: Collection[int]) -> Stage:
-    protocol, on, shots = fields["protocol"], fields["on"], definition()["shots"]
+    protocol, on = fields["protocol"], fields["on"]
+    shots = fields.get("shots", definition()["shots"])
     if protocol == "base-to-novel":
         trials = base_to_novel(on, seeds, shots)
     else:

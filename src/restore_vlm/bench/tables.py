@@ -64,8 +64,9 @@ def tables(common: Mapping[str, Any], board: Board) -> list[Table]:
 
 def _base_to_novel(board: Board) -> list[Table]:
     found = []
-    datasets, methods = board.distinct("source"), board.distinct("method")
+    methods = board.distinct("method")
     for shots in board.distinct("shots"):
+        datasets = board.distinct("source", shots=shots)
         parts = {
             (m, d): (
                 board.series(method=m, source=d, shots=shots, part="base"),
