@@ -15,6 +15,7 @@ import typer
 
 from restore_vlm.cli_bench import bench
 from restore_vlm.cli_datasets import app as datasets
+from restore_vlm.cli_shift import shift
 from restore_vlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(datasets, name="datasets")
+app.command()(shift)
 
 
 SHARED = ("train", "evaluate")
@@ -91,6 +93,9 @@ def train(
     ] = Precision.auto,
     device: Device = None,
     skip_bad_images: SkipBad = False,
+    log_shift: Annotated[
+        bool, typer.Option("--log-shift", help="Log feature shift after every epoch.")
+    ] = False,
 ) -> None:
     """Adapt a model to the photos in DATA.
 
@@ -108,7 +113,7 @@ def train(
         classifier = fit(
             data, method, backbone, _shots(shots), seed, classes, settings or (), folder, _progress(display),
             recipe=recipe, names=str(names) if names else None, precision=precision.value, device=device,
-            skip_bad_images=skip_bad_images,
+            skip_bad_images=skip_bad_images, log_shift=log_shift,
         )  # fmt: skip
     err.print(
         f"Learned {len(classifier.classes)} classes with {Path(method).stem}: [bold]{folder}[/]",
@@ -248,6 +253,10 @@ def _progress(display: Bars) -> Progress:
         checked=lambda done, total: display.move("checking images", done, total),
         fitted=lambda done, total: display.move("encoding images", done, total),
         on_step=lambda done, total, m: display.move("training", done, total, f"loss {m['loss']:.3f}"),
+        on_shift=lambda line: display.say(
+            f"Feature shift after epoch {line['epoch']}: text {line['shift_text']:.3f}, image "
+            f"{line['shift_image']:.3f}, discrepancy {line['discrepancy']:.4f}."
+        ),
     )
 
 

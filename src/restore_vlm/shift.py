@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 KNEE = 4.0
 """The ``prompt`` measure enters the loss as it is up to this value, logarithmically beyond."""
+CONDITIONED = 16
+"""Images whose own prompts are looked at block by block."""
 
 
 def prompt_norm(prompt: Tensor) -> Tensor:
@@ -192,7 +194,8 @@ class Embeddings:
 def embeddings(model: PromptedModel, images: Sequence[Tensor], classnames: Sequence[str]) -> Embeddings:
     """States and features of batches of normalised images (b, 3, h, w), tuned.
 
-    Prompts that depend on the image give class states and features (images, classes, width).
+    Prompts that depend on the image give class features (images, classes, width), and class states
+    (16, classes, width) of the first 16 images, for these are many.
     """
     if model.classnames != list(classnames):
         model.set_classes(classnames)
@@ -200,7 +203,10 @@ def embeddings(model: PromptedModel, images: Sequence[Tensor], classnames: Seque
     seen = [model.encode_image(batch.to(device), states=True) for batch in images]
     features = torch.cat([f for f, _ in seen])
     states = [torch.cat(block) for block in zip(*(s for _, s in seen), strict=True)]
-    text, text_states = model.encode_text(states=True, image_features=features)
+    few = features[:CONDITIONED] if model.config.conditional else features
+    text, text_states = model.encode_text(states=True, image_features=few)
+    if len(few) < len(features):
+        text, _ = model.encode_text(image_features=features)
     return Embeddings(states, text_states, features, text)
 
 

@@ -12,13 +12,12 @@ from restore_vlm.backbone import load_backbone, pick_device
 from restore_vlm.bench.datasets import Images
 from restore_vlm.bench.features import evaluate_cached
 from restore_vlm.bench.plan import Job
-from restore_vlm.bench.probe import probe
 from restore_vlm.bench.store import RunPlace, Store, locked
 from restore_vlm.data.dataset import same_name
 from restore_vlm.errors import UserError
 from restore_vlm.method import PromptedModel, load_recipe
 from restore_vlm.serving import Classifier, fit
-from restore_vlm.training import Progress, write_atomic, write_json
+from restore_vlm.training import Probe, Progress, write_atomic, write_json
 from restore_vlm.training.loop import OnStep
 
 
@@ -58,11 +57,11 @@ def _execute(job: Job, place: RunPlace, out: Path, on_step: OnStep) -> None:
         if test.template:
             model.config = model.config.model_copy(update={"template": test.template})
         found = evaluate_cached(model.eval(), test.images, job.spec.backbone, out / "cache")
-        shift = probe(model, test.images).as_json()
+        probe = Probe.of(test.images.items, test.images.classes, model.backbone)
         spent = {"training_seconds": seconds, "seconds": round(time.monotonic() - began, 2)}
-        write_json(
-            place.test(address), {"dataset": test.images.name, **found.as_json(), "shift": shift, **spent}
-        )
+        shift = probe.measure(model).as_json()
+        content = {"dataset": test.images.name, **found.as_json(), "shift": shift, **spent}
+        write_json(place.test(address), content)
     with suppress(OSError):
         place.error.unlink(missing_ok=True)
 

@@ -16,6 +16,7 @@ from restore_vlm.backbone import load_backbone, pick_device
 from restore_vlm.data import (
     BadImage,
     Dataset,
+    Item,
     check,
     load_dataset,
     open_image,
@@ -133,6 +134,17 @@ class Classifier:
         Raises:
             UserError: If there is nothing to test on, or the data has defects.
         """
+        items, names = self.to_test(data, classes, skip_bad_images, progress)
+        return evaluate(self.model, items, names, progress=lambda done: tested(done, len(items)))
+
+    def to_test(
+        self,
+        data: str | Path | Dataset,
+        classes: str | Path | Sequence[str] = "all",
+        skip_bad_images: bool = False,
+        progress: Progress | None = None,
+    ) -> tuple[list[Item], list[str]]:
+        """The labelled photos that :meth:`evaluate` tests on, and their class names."""
         progress = progress or Progress()
         full = data if isinstance(data, Dataset) else load_dataset(data)
         chosen = select_classes(full, classes)
@@ -150,7 +162,7 @@ class Classifier:
             progress.say(f"Left out {len(chosen.test) - len(items)} images it was trained on.")
         if not items:
             raise UserError(f"There is nothing to test on in {full.name}: no image that was not trained on.")
-        return evaluate(self.model, items, chosen.classes, progress=lambda done: tested(done, len(items)))
+        return items, list(chosen.classes)
 
     def save(self, folder: str | Path) -> None:
         """Writes ``adapter.safetensors``: what was learned, and a JSON header.

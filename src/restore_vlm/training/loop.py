@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from statistics import mean
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from restore_vlm.method import Gradient, Losses, PromptedModel, TrainingConfig, 
 from restore_vlm.training.distributed import World
 from restore_vlm.training.memory import keep_freed_memory
 from restore_vlm.training.precision import autocast
-from restore_vlm.training.run_folder import RunFolder, read_tensors, write_tensors
+from restore_vlm.training.probe import Probe
+from restore_vlm.training.run_folder import RunFolder, add_lines, read_tensors, write_tensors
 from restore_vlm.training.schedule import learning_rate
 
 CHECKPOINT_SECONDS = 20.0
@@ -25,6 +27,8 @@ APART = 2_654_435_761
 """Between the seeds of two processes; generators on the CPU see 32 bits of a seed."""
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called with steps done, steps in all and the step's metrics."""
+OnShift = Callable[[dict[str, Any]], None]
+"""Called with a line of ``shift.jsonl``."""
 
 
 class Trainer:
@@ -42,6 +46,7 @@ class Trainer:
         precision: ``fp32``, ``bf16`` or ``fp16``.
         folder: Where metrics and checkpoints go; None keeps everything in memory.
         world: The processes that share every batch; they start with the same weights.
+        probe: Where to log feature shift before training and after every epoch; None does not.
 
     Raises:
         UserError: If the batch does not divide among the processes.
@@ -56,6 +61,7 @@ class Trainer:
         precision: str,
         folder: RunFolder | None = None,
         world: World | None = None,
+        probe: Probe | None = None,
     ) -> None:
         self.model, self.images, self.config, self.seed = model, images, config, seed
         self.precision, self.folder, self.world = precision, folder, world or World()
@@ -69,6 +75,9 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.part = self.world.part(self.batch)
         self.pending: list[dict[str, Any]] = []
+        self.shifts: list[dict[str, Any]] = []
+        self.probe = probe if self.world.main else None
+        self.frozen = self.probe.frozen(model) if self.probe else None
 
     @property
     def batch(self) -> int:
@@ -95,14 +104,20 @@ class Trainer:
             return learning_rate(self.config, self.step // self.steps_per_epoch, self.epochs)
         return learning_rate(self.config, self.step / self.steps_per_epoch, self.steps / self.steps_per_epoch)
 
-    def run(self, on_step: OnStep | None = None) -> None:
+    def run(self, on_step: OnStep | None = None, on_shift: OnShift | None = None) -> None:
         """Trains to the end, from the checkpoint if there is one.
+
+        Args:
+            on_step: Called after every step.
+            on_shift: Called with what the probe found, where there is one.
 
         Raises:
             UserError: If a loss is not finite; names the step, the learning rate and the term.
         """
         keep_freed_memory()
         self._resume()
+        if self.step == 0:
+            self._measure(0, on_shift)
         self.model.train()
         began = saved = time.monotonic()
         before = self.seconds
@@ -118,6 +133,7 @@ class Trainer:
                     self._save()
                     saved = time.monotonic()
             self._end_epoch(epoch)
+            self._measure(epoch + 1, on_shift)
             self._save()
             saved = time.monotonic()
         if self.average:
@@ -181,6 +197,20 @@ class Trainer:
         if self.average:
             self.average.add(epoch, {n: p.detach() for n, p in self.learned.items()})
 
+    def _measure(self, epoch: int, on_shift: OnShift | None) -> None:
+        if self.probe is None:
+            return
+        found = self.probe.measure(self.model, self.frozen)
+        self.model.train()
+        text, image = ([s.relative.mean for s in tower] for tower in (found.text, found.image))
+        line = {
+            "step": self.step, "epoch": epoch, "shift_text": mean(text), "shift_image": mean(image),
+            "discrepancy": found.total_discrepancy, "text": text, "image": image,
+        }  # fmt: skip
+        self.shifts.append(line)
+        if on_shift:
+            on_shift(line)
+
     def _save(self) -> None:
         """Writes metrics first, then the checkpoint that vouches for them."""
         if (
@@ -189,8 +219,9 @@ class Trainer:
             or not all(bool(p.isfinite().all()) for p in self.learned.values())
         ):
             return
-        self.folder.add_metrics(self.pending)
-        self.pending = []
+        add_lines(self.folder.metrics, self.pending)
+        add_lines(self.folder.shift, self.shifts)
+        self.pending, self.shifts = [], []
         tensors = {f"model.{n}": t for n, t in self.model.adapter_state().items()}
         tensors |= {f"losses.{n}": t for n, t in self.losses.state_dict().items()}
         for name, parameter in self.learned.items():
@@ -232,9 +263,9 @@ class Trainer:
 
 
 def _last(folder: RunFolder) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The checkpoint, empty if there is none; metrics of later steps are forgotten."""
-    tensors, header = read_tensors(folder.checkpoint) if folder.checkpoint.is_file() else ({}, {"step": 0})
-    folder.keep_metrics(header["step"])
+    """The checkpoint, empty if there is none; what was logged of later steps is forgotten."""
+    tensors, header = read_tensors(folder.checkpoint) if folder.checkpoint.is_file() else ({}, {"step": -1})
+    folder.keep_lines(header["step"])
     return tensors, header
 
 

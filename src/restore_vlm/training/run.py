@@ -32,13 +32,16 @@ from restore_vlm.errors import UserError
 from restore_vlm.method import PromptedModel, Recipe, chooses_depth, load_recipe, recipes
 from restore_vlm.training.distributed import World, join
 from restore_vlm.training.fitting import fit_heads
-from restore_vlm.training.loop import OnStep, Trainer
+from restore_vlm.training.loop import OnShift, OnStep, Trainer
 from restore_vlm.training.precision import Precision, resolve_precision
+from restore_vlm.training.probe import Probe
 from restore_vlm.training.run_folder import RunFolder, write_json, write_tensors
 
 FORMAT = 1
 PUBLISHED_BLOCKS = 12
 """Of each tower of ViT-B/16, for which prompt depths are published."""
+PROBED = 16
+"""Training images on which feature shift is logged."""
 
 
 class RunConfig(BaseModel):
@@ -57,6 +60,7 @@ class RunConfig(BaseModel):
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
         device: None picks the best.
         skip_bad_images: Whether to go on without unreadable images.
+        log_shift: Whether to log feature shift before training and after every epoch.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -73,6 +77,7 @@ class RunConfig(BaseModel):
     precision: Precision = "auto"
     device: str | None = None
     skip_bad_images: bool = False
+    log_shift: bool = False
 
 
 @dataclass
@@ -84,12 +89,14 @@ class Progress:
         checked: Images checked so far, and of how many.
         fitted: Images encoded so far for what is fitted before training, and of how many.
         on_step: Training steps.
+        on_shift: Feature shift, where it is logged.
     """
 
     say: Callable[[str], None] = lambda text: None
     checked: Callable[[int, int], None] = lambda done, total: None
     fitted: Callable[[int, int], None] = lambda done, total: None
     on_step: OnStep = lambda done, total, metrics: None
+    on_shift: OnShift = lambda line: None
 
 
 def resolve_recipe(config: RunConfig) -> tuple[Recipe, str]:
@@ -223,7 +230,10 @@ def run(
     _start(model, data.train, config.seed, progress, world)
     if recipe.trainable and recipe.training.epochs:
         images = Images(data.train, train_transform(backbone.preprocess), seed=config.seed)
-        Trainer(model, images, recipe.training, config.seed, precision, folder, world).run(progress.on_step)
+        every = len(data.classes)
+        probe = Probe.of(data.train, data.classes, backbone, PROBED, every) if config.log_shift else None
+        trainer = Trainer(model, images, recipe.training, config.seed, precision, folder, world, probe)
+        trainer.run(progress.on_step, progress.on_shift)
     if folder:
         world.once(lambda: write_tensors(folder.adapter, model.adapter_state(), header))
     return model, header

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -98,6 +99,7 @@ class RunFolder:
         config: ``config.toml``, everything the run was asked for, resolved.
         environment: ``environment.json``.
         metrics: ``metrics.jsonl``, one line per step.
+        shift: ``shift.jsonl``, one line per epoch, where it was asked for.
         adapter: ``adapter.safetensors``, what was learned; there once the run is finished.
         checkpoint: ``checkpoint.safetensors``, where a killed run resumes.
     """
@@ -106,6 +108,7 @@ class RunFolder:
         self.path = path
         self.config, self.environment = path / "config.toml", path / "environment.json"
         self.metrics, self.images = path / "metrics.jsonl", path / "images.json"
+        self.shift = path / "shift.jsonl"
         self.adapter, self.checkpoint = path / "adapter.safetensors", path / "checkpoint.safetensors"
 
     def start(self, config: Mapping[str, Any], device: torch.device) -> None:
@@ -129,21 +132,37 @@ class RunFolder:
         write_atomic(self.config, tomli_w.dumps(_without_none(config)))
         write_json(self.environment, environment(device))
 
-    def keep_metrics(self, steps: int) -> None:
-        """Cuts the metrics to the first ``steps`` lines: those the checkpoint knows."""
-        if self.metrics.exists():
-            lines = self.metrics.read_text().splitlines(keepends=True)[:steps]
-            write_atomic(self.metrics, "".join(lines))
+    def keep_lines(self, step: int) -> None:
+        """Cuts what is logged to the lines up to a step: those the checkpoint knows."""
+        for path in (self.metrics, self.shift):
+            if path.exists():
+                lines = path.read_text().splitlines(keepends=True)
+                write_atomic(path, "".join(line for line in lines if _step(line) <= step))
 
-    def add_metrics(self, lines: list[dict[str, Any]]) -> None:
-        """Appends one line per step."""
-        try:
-            with self.metrics.open("a") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(f"Cannot write {self.metrics}: {error.strerror or error}.") from error
+
+def add_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Appends JSON lines, each of a ``step``.
+
+    Raises:
+        UserError: If the file cannot be written or the disk is full.
+    """
+    if not lines:
+        return
+    try:
+        with path.open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def _step(line: str) -> float:
+    """Of a line; one that was cut off by a kill is later than any."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
 
 
 def _without_none(value: Any) -> Any:
