@@ -95,7 +95,7 @@ def test_what_is_logged_survives_interruption(photos: Path, tmp_path: Path, at: 
 
 def test_another_flag_is_another_run(photos: Path, tmp_path: Path) -> None:
     fit(photos, "ivlp", shots=2, settings=SHORT, out=tmp_path / "run")
-    with pytest.raises(UserError, match="another run.log_shift"):
+    with pytest.raises(UserError, match=r"another run\.log_shift"):
         fit(photos, "ivlp", shots=2, settings=SHORT, out=tmp_path / "run", log_shift=True)
 
 
