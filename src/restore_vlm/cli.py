@@ -16,6 +16,7 @@ import typer
 from restore_vlm.cli_bench import bench
 from restore_vlm.cli_datasets import app as datasets
 from restore_vlm.cli_shift import shift
+from restore_vlm.cli_study import figures, study
 from restore_vlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(datasets, name="datasets")
+app.add_typer(study, name="study")
 app.command()(shift)
+app.command()(figures)
 
 
 SHARED = ("train", "evaluate")

@@ -1,0 +1,141 @@
+"""F5: image and text features of base and novel classes, in two dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from restore_vlm.bench import Shelf
+from restore_vlm.errors import UserError
+from restore_vlm.serving import Classifier
+from restore_vlm.shift import embeddings
+from restore_vlm.study.drawing import COLOURS, MARKERS, Drawing, canvas
+from restore_vlm.study.numbers import HALVES, ZERO, halves
+from restore_vlm.study.records import Record
+from restore_vlm.training import Probe
+
+METHODS = ("clip", "coop", "restore")
+CLASSES, IMAGES = 4, 15
+"""Of each half, and images of each class, at most."""
+PERPLEXITY = 15
+
+
+def embedding_map(
+    records: Iterable[Record], root: Path, methods: Sequence[str] = METHODS, umap: bool = False
+) -> Drawing:
+    """t-SNE (or UMAP) of the first dataset that all methods learned, the same settings for all.
+
+    Args:
+        records: With the methods' run folders.
+        root: Where the datasets are.
+        methods: One panel each.
+        umap: UMAP in place of t-SNE.
+
+    Raises:
+        UserError: If a method is not there, there are fewer images than t-SNE's perplexity, or UMAP is
+            not installed.
+    """
+    mine = halves(records)
+    runs = _runs(mine, methods)
+    images, classes, names = _features(runs, root)
+    figure = canvas(3.6 * len(runs), 3.9)
+    rows: list[dict[str, Any]] = []
+    for axes, (method, run) in zip(np.atleast_1d(figure.subplots(1, len(runs))), runs.items(), strict=True):
+        places = _project(np.concatenate([images[method], classes[method]]), umap)
+        _scatter(axes, places, names)
+        axes.set_title(f"{method}: {run.accuracy:.0f} % on base")
+        each = len(images[method]) // len(names)
+        kinds = ["image"] * len(images[method]) + ["text"] * len(names)
+        labels = [n for n in names for _ in range(each)] + names
+        rows += [
+            {"method": method, "kind": kind, "class": label, "x": float(x), "y": float(y)}
+            for (x, y), kind, label in zip(places, kinds, labels, strict=True)
+        ]
+    _legend(figure, names)
+    how = "UMAP" if umap else f"t-SNE, perplexity {PERPLEXITY}"
+    one = next(iter(runs.values()))
+    return Drawing(
+        figure,
+        rows,
+        f"{how}, seed {one.seed}, {one.dataset}: {each} test images of each class; stars: text.",
+    )
+
+
+def _runs(records: Sequence[Record], methods: Sequence[str]) -> dict[str, Record]:
+    for dataset in dict.fromkeys(r.dataset for r in records):
+        found = {
+            m: next((r for r in records if (r.method, r.dataset, r.part) == (m, dataset, "base")), None)
+            for m in methods
+        }
+        runs = {m: r for m, r in found.items() if r is not None}
+        if len(runs) == len(methods):
+            return runs
+    raise UserError(f"No dataset has runs of all of {', '.join(methods)}; the map shows them side by side.")
+
+
+def _features(
+    runs: dict[str, Record], root: Path
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[str]]:
+    """Unit features of images and of classes by method, and the class names, base first."""
+    model_of = {m: Classifier.load(r.folder).model for m, r in runs.items() if r.folder}
+    if not model_of:
+        raise UserError(f"Only {ZERO} is among the runs; add a method that learns.")
+    one, shelf = next(iter(runs.values())), Shelf(root)
+    anyone = next(iter(model_of.values()))
+    groups = {
+        test.classes[label]: [i for i in test.items if i.label == label][:IMAGES]
+        for test in (shelf.test(one.dataset, half, (one.shots, one.seed)) for half in HALVES)
+        for label in range(min(CLASSES, len(test.classes)))
+    }
+    names, each = list(groups), min(map(len, groups.values()))
+    items = [replace(i, label=n) for n, mine in enumerate(groups.values()) for i in mine[:each]]
+    probe = Probe.of(items, names, anyone.backbone, len(items), len(names))
+    images, classes = {}, {}
+    for method in runs:
+        if method in model_of:
+            found = embeddings(model_of[method].eval(), probe.batches, probe.classes)
+        else:
+            found = probe.frozen(anyone)
+        images[method] = found.image_features.numpy()
+        text = found.text_features
+        classes[method] = (text.mean(0) if text.ndim == 3 else text).numpy()
+    return images, classes, names
+
+
+def _project(features: np.ndarray, umap: bool) -> np.ndarray:
+    if umap:
+        try:
+            from umap import UMAP  # type: ignore[import-not-found]
+        except ImportError:
+            raise UserError("UMAP is not installed; install it: pip install 'restore-vlm[umap]'.") from None
+        return UMAP(metric="cosine", n_neighbors=PERPLEXITY, random_state=0).fit_transform(features)
+    from sklearn.manifold import TSNE  # type: ignore[import-untyped]
+
+    if len(features) <= PERPLEXITY:
+        raise UserError(f"{len(features)} points are too few for t-SNE's perplexity of {PERPLEXITY}.")
+    return TSNE(metric="cosine", perplexity=PERPLEXITY, init="random", random_state=0).fit_transform(features)
+
+
+def _scatter(axes: Any, places: np.ndarray, names: Sequence[str]) -> None:
+    """Images class by class, then the classes; filled is base, open is novel."""
+    each = len(places) // len(names) - 1
+    for i, name in enumerate(names):
+        colour, novel = COLOURS[i % (len(names) // 2)], i >= len(names) // 2
+        axes.scatter(*places[i * each : (i + 1) * each].T, s=16, marker=MARKERS[i % (len(names) // 2)],
+                     facecolors="none" if novel else colour, edgecolors=colour, linewidths=0.9,
+                     label=name)  # fmt: skip
+        x, y = places[len(names) * each + i]
+        axes.scatter(x, y, s=110, marker="*", facecolors="white" if novel else colour,
+                     edgecolors=colour if novel else "black", linewidths=1.2 if novel else 0.8)  # fmt: skip
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _legend(figure: Any, names: Sequence[str]) -> None:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    shown = [f"{n} ({'base' if i < len(names) // 2 else 'novel'})" for i, n in enumerate(labels)]
+    figure.legend(handles, shown, loc="outside lower center", ncols=4, fontsize=8)
