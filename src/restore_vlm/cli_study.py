@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from restore_vlm.errors import UserError
+from restore_vlm.errors import UserError, unknown
 
 Paths = Annotated[
     list[Path], typer.Argument(help="The --out of restore-vlm bench, or runs of restore-vlm train.")
@@ -15,21 +15,29 @@ Paths = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder for NAME.png, NAME.svg and NAME.csv.")]
 Only = Annotated[str | None, typer.Option(help="a,b,...: some of the figures; all that can be drawn.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the datasets, for the map of embeddings.")]
+Dataset = Annotated[str | None, typer.Option(help="Of the map of embeddings; the first by default.")]
 Umap = Annotated[bool, typer.Option("--umap", help="UMAP in place of t-SNE.")]
 
 
-def figures(paths: Paths, out: Out, only: Only = None, root: Root = None, umap: Umap = False) -> None:
+def figures(
+    paths: Paths,
+    out: Out,
+    only: Only = None,
+    root: Root = None,
+    dataset: Dataset = None,
+    umap: Umap = False,
+) -> None:
     """Draw the figures of feature shift from finished runs."""
     from restore_vlm.study import figures as study
     from restore_vlm.study import read_records
     from restore_vlm.terminal import err
 
+    names = study.NAMES if only is None else _names(only)
     records = read_records(paths)
-    names = study.NAMES if only is None else [n.strip() for n in only.split(",") if n.strip()]
     drawn = 0
     for name in names:
         try:
-            drawing = study.write(name, records, out, root, umap)
+            drawing = study.write(name, records, out, root, dataset, umap)
         except UserError as error:
             if only is not None:
                 raise
@@ -39,6 +47,18 @@ def figures(paths: Paths, out: Out, only: Only = None, root: Root = None, umap: 
         err.print(f"[bold]{out / name}.png[/]: {drawing.caption}", highlight=False)
     if not drawn:
         raise UserError("Nothing could be drawn from these runs; the reasons are above.")
+
+
+def _names(only: str) -> list[str]:
+    from restore_vlm.study.figures import NAMES
+
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"--only names nothing; figures are {', '.join(NAMES)}.")
+    for name in names:
+        if name not in NAMES:
+            raise unknown("figure", name, NAMES)
+    return names
 
 
 study = typer.Typer(no_args_is_help=True, help="Regenerate a study from its finished grid.")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from scipy import stats
 
 from restore_vlm import UserError
 from restore_vlm.study import Record, read_records
 from restore_vlm.study.figures import MAP, NAMES, draw, write
+from restore_vlm.study.shift_figures import gain_points
 from study.conftest import METHODS
 
 
@@ -59,6 +61,46 @@ def test_discrepancy_against_gain(records: list[Record], root: Path, tmp_path: P
         assert r.shift and float(row["discrepancy"]) == pytest.approx(r.shift["total_discrepancy"], rel=1e-4)
 
 
+def test_correlations_beside_the_points(records: list[Record], root: Path, tmp_path: Path) -> None:
+    drawn("discrepancy-gain", records, root, tmp_path)
+    novel = [p for p in gain_points(records) if p["half"] == "novel"]
+    x, y = ([p[name] for p in novel] for name in ("discrepancy", "gain"))
+    summary = {(r["half"], r["points"]): r for r in rows(tmp_path / "discrepancy-gain-summary.csv")}
+    row = summary["novel", "all points"]
+    assert float(row["value"]) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-4)
+    assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+    assert (row["n"], row["over"]) == (str(len({r["method"] for r in novel})), "methods")
+    means = [
+        [sum(p[name] for p in novel if p["method"] == m) for name in ("discrepancy", "gain")]
+        for m in sorted({p["method"] for p in novel})
+    ]
+    expected = stats.pearsonr(*zip(*means, strict=True)).statistic
+    assert float(summary["novel", "means of methods"]["value"]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_methods_that_move_no_tower_are_no_points(records: list[Record], root: Path, tmp_path: Path) -> None:
+    still = [replace(r, method="linear_probe") for r in records if r.method == "clip"]
+    found = drawn("discrepancy-gain", [*records, *still], root, tmp_path)
+    assert "linear_probe" not in {r["method"] for r in found}
+    caption = draw("discrepancy-gain", [*records, *still]).caption
+    assert "Left out, as neither tower moves: linear_probe." in caption
+
+
+def test_gain_is_over_zero_shot_of_the_same_seed(records: list[Record]) -> None:
+    def other(record: Record, accuracy: float) -> Record:
+        return replace(record, seed=2, result={**record.result, "accuracy": accuracy})
+
+    mine = [r for r in records if r.method in ("clip", "vpt")]
+    second = [other(r, 0.25 if r.method == "clip" else 0.75) for r in mine]
+    points = gain_points([*mine, *second])
+    assert {p["gain"] for p in points if p["seed"] == 2} == {50.0}
+    alone = gain_points([*mine, *(r for r in second if r.method == "vpt")])
+    zero = {(r.dataset, r.part): r.accuracy for r in mine if r.method == "clip"}
+    for p in alone:
+        if p["seed"] == 2:
+            assert p["gain"] == pytest.approx(75 - zero[p["dataset"], p["half"]])
+
+
 def test_one_tower_does_not_move(records: list[Record], root: Path, tmp_path: Path) -> None:
     found = {r["method"]: r for r in drawn("shift-accuracy", records, root, tmp_path)}
     assert list(found) == ["vpt", "lpt", "ivlp", "ivlp_fs", "restore"]
@@ -81,7 +123,7 @@ def test_ablation_is_paired(records: list[Record], root: Path, tmp_path: Path) -
     differences = [r.accuracy - one(records, "restore", r.dataset, "base").accuracy for r in changed]
     (row,) = [r for r in found if (r["variant"], r["score"]) == ("without surgery", "base")]
     assert float(row["difference"]) == pytest.approx(sum(differences) / 2, abs=1e-4)
-    assert row["n"] == row["datasets"] == "2"
+    assert (row["n"], row["over"]) == ("2", "datasets")
 
 
 def test_sensitivity_has_the_methods_own_value(records: list[Record], root: Path, tmp_path: Path) -> None:
@@ -134,6 +176,31 @@ def test_what_a_figure_needs_is_named(records: list[Record], root: Path) -> None
         draw(MAP, records)
     with pytest.raises(UserError, match=r"Unknown figure 'true-clas'; did you mean 'true-class'"):
         draw("true-clas", records)
+
+
+def test_one_run_twice_is_refused(records: list[Record]) -> None:
+    few = [replace(r, shots=1) for r in records if r.method == "vpt" and r.dataset == "split"]
+    with pytest.raises(UserError, match=r"vpt is there twice on split, base, seed 1 \(2 and 1 shots\)"):
+        draw("true-class", [*records, *few])
+
+
+def test_methods_with_fewer_datasets_are_named(records: list[Record]) -> None:
+    assert "fewer" not in draw("true-class", records).caption
+    some = [r for r in records if (r.method, r.dataset) != ("vpt", "plain")]
+    assert "With fewer datasets or seeds: vpt." in draw("true-class", some).caption
+
+
+def test_map_of_another_dataset(records: list[Record], root: Path) -> None:
+    assert {r["class"] for r in draw(MAP, records, root, dataset="split").rows} == {
+        p.name for p in (root / "split" / "test").iterdir()
+    }
+    with pytest.raises(UserError, match="12 points are too few for t-SNE's perplexity of 15"):
+        draw(MAP, records, root, dataset="plain")
+    with pytest.raises(UserError, match="Unknown dataset of these runs 'plan'; did you mean 'plain'"):
+        draw(MAP, records, root, dataset="plan")
+    some = [r for r in records if (r.method, r.dataset) != ("coop", "plain")]
+    with pytest.raises(UserError, match="plain does not have runs of all of"):
+        draw(MAP, some, root, dataset="plain")
 
 
 def test_one_class(records: list[Record]) -> None:

@@ -51,6 +51,18 @@ def test_paired_counts_a_dataset_once() -> None:
         paired({("a", 1): 1.0}, {("b", 1): 1.0})
 
 
+def test_constant_gains_have_no_correlation() -> None:
+    found = clustered_spearman([1.0, 2, 3, 4, 5], [0.0] * 5, list("abcde"))
+    assert found.text == "undefined" and found.low is None
+    assert Claim("", "", -1, found).verdict == UNDECIDED
+
+
+def test_p_is_that_of_the_t_test() -> None:
+    values = [1.0, 2.5, 0.5, 4.0]
+    assert Estimate.of(values, "datasets").p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert Estimate.of([1.0], "datasets").p is None
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected", "verdict"),
     [

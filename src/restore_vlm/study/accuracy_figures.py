@@ -19,6 +19,7 @@ from restore_vlm.study.numbers import (
     methods_of,
     over_seeds,
     paired,
+    uneven,
     usual_settings,
     variants,
 )
@@ -69,14 +70,17 @@ def true_class(records: Iterable[Record]) -> Drawing:
                 | {f"share_{i / len(share):.2f}": float(s) for i, s in enumerate(share)}
             )
     left.set_yticks(range(len(methods)), methods)
-    left.invert_yaxis()
+    left.set_ylim(len(methods) - 0.4, -0.6)
     left.set(xlabel="probability of the true class, P(c|x)", xlim=(0, 1))
     left.set_title("Test images by P(c|x); markers: its mean")
     right.set(xlabel="accuracy, %")
     right.grid(axis="x", alpha=0.3)
     right.set_title("Accuracy")
     _halves_legend(figure)
-    return Drawing(figure, rows, f"Average over datasets; {bars_text(seeds)}.")
+    caption = (
+        f"Average over datasets; {bars_text(seeds)}; strips: all images together, darker where more are."
+    )
+    return Drawing(figure, rows, caption + uneven(mine))
 
 
 def _density(axes: Any, share: np.ndarray, y: float, colour: str) -> None:
@@ -150,14 +154,15 @@ def ablation(records: Iterable[Record]) -> Drawing:
                      capsize=2, ecolor="#333333", label=score if not place else None)  # fmt: skip
             rows.append(
                 {"variant": label, "score": score, "difference": estimate.value, "low": estimate.low}
-                | {"high": estimate.high, "n": estimate.n, "datasets": len({r.dataset for r in runs})}
+                | {"high": estimate.high, "n": estimate.n, "over": estimate.over, "p": estimate.p}
             )
     axes.axhline(0, color="black", lw=0.8)
     axes.set_xticks(range(len(found)), list(found))
     axes.set_ylabel("points against RESTORE")
     axes.set_title("RESTORE with one part changed")
     axes.legend(ncols=3, loc="upper left", bbox_to_anchor=(0, -0.1))
-    return Drawing(figure, rows, "Paired by dataset and seed; intervals: 95 % t over datasets.")
+    over = " or ".join(sorted({str(row["over"]) for row in rows}))
+    return Drawing(figure, rows, f"Paired by dataset and seed; intervals: 95 % t over {over}.")
 
 
 def sensitivity(records: Iterable[Record]) -> Drawing:

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 
 from restore_vlm.errors import UserError
 from restore_vlm.study.accuracy_figures import METHOD, reference, scores_of
-from restore_vlm.study.numbers import Estimate, clustered_spearman, halves, paired, variants, with_shift
+from restore_vlm.study.numbers import Estimate, halves, paired, variants, with_shift
 from restore_vlm.study.records import Record
-from restore_vlm.study.shift_figures import TOWERS, discrepancy, gain_points, tower_shift
+from restore_vlm.study.shift_figures import (
+    TOWERS,
+    correlation,
+    discrepancy,
+    gain_points,
+    gaining,
+    tower_shift,
+)
 
 HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
 SINGLE = ("vpt", "lpt")
@@ -44,7 +51,8 @@ class Claim:
         e = self.estimate
         return {
             "claim": self.claim, "measured": self.measured, "expected": "+" if self.expected > 0 else "-",
-            "estimate": e.value, "low": e.low, "high": e.high, "n": e.n, "verdict": self.verdict,
+            "estimate": e.value, "low": e.low, "high": e.high, "n": e.n, "over": e.over,
+            "p": e.p, "verdict": self.verdict,
         }  # fmt: skip
 
 
@@ -109,13 +117,16 @@ def _misalignment(mine: Sequence[Record]) -> list[Claim]:
 
 
 def _relation(mine: Sequence[Record]) -> list[Claim]:
-    found = []
-    for half in ("novel", "base"):
-        points = [p for p in gain_points(mine) if p["half"] == half]
-        columns = ([p[name] for p in points] for name in ("discrepancy", "gain", "method"))
-        what = f"Spearman of discrepancy and gain over zero-shot, {half}, all methods"
-        found.append(Claim("More discrepancy, less gain", what, -1, clustered_spearman(*columns)))
-    return found
+    claim, points = "More discrepancy, less gain", gain_points(mine)
+    what = "Spearman of discrepancy and gain over zero-shot,"
+    learned = gaining(points)
+    novel, base = ([p for p in points if p["half"] == half] for half in ("novel", "base"))
+    few = [p for p in novel if p["method"] in learned]
+    found = [Claim(claim, f"{what} novel", -1, correlation(novel))]
+    if few:
+        text = f"{what} novel, only methods that gain on base"
+        found.append(Claim(claim, text, -1, correlation(few)))
+    return [*found, Claim(claim, f"{what} base", -1, correlation(base))]
 
 
 def _consistency(records: Sequence[Record], mine: Sequence[Record]) -> list[Claim]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from restore_vlm.bench import Shelf
-from restore_vlm.errors import UserError
+from restore_vlm.errors import UserError, unknown
 from restore_vlm.serving import Classifier
 from restore_vlm.shift import embeddings
 from restore_vlm.study.drawing import COLOURS, MARKERS, Drawing, canvas
@@ -25,22 +25,27 @@ PERPLEXITY = 15
 
 
 def embedding_map(
-    records: Iterable[Record], root: Path, methods: Sequence[str] = METHODS, umap: bool = False
+    records: Iterable[Record],
+    root: Path,
+    dataset: str | None = None,
+    umap: bool = False,
+    methods: Sequence[str] = METHODS,
 ) -> Drawing:
-    """t-SNE (or UMAP) of the first dataset that all methods learned, the same settings for all.
+    """t-SNE (or UMAP) of images and classes of one dataset together, the same settings for every method.
 
     Args:
         records: With the methods' run folders.
         root: Where the datasets are.
-        methods: One panel each.
+        dataset: Which; None is the first that all methods learned.
         umap: UMAP in place of t-SNE.
+        methods: One panel each.
 
     Raises:
         UserError: If a method is not there, there are fewer images than t-SNE's perplexity, or UMAP is
             not installed.
     """
     mine = halves(records)
-    runs = _runs(mine, methods)
+    runs = _runs(mine, methods, dataset)
     images, classes, names = _features(runs, root)
     figure = canvas(3.6 * len(runs), 3.9)
     rows: list[dict[str, Any]] = []
@@ -50,9 +55,16 @@ def embedding_map(
         axes.set_title(f"{method}: {run.accuracy:.0f} % on base")
         each = len(images[method]) // len(names)
         kinds = ["image"] * len(images[method]) + ["text"] * len(names)
-        labels = [n for n in names for _ in range(each)] + names
+        labels = [n for n in names for _ in range(each)] + list(names)
         rows += [
-            {"method": method, "kind": kind, "class": label, "x": float(x), "y": float(y)}
+            {
+                "method": method,
+                "kind": kind,
+                "half": names[label],
+                "class": label,
+                "x": float(x),
+                "y": float(y),
+            }
             for (x, y), kind, label in zip(places, kinds, labels, strict=True)
         ]
     _legend(figure, names)
@@ -61,36 +73,37 @@ def embedding_map(
     return Drawing(
         figure,
         rows,
-        f"{how}, seed {one.seed}, {one.dataset}: {each} test images of each class; stars: text.",
+        f"{how}, of {one.dataset}, runs of seed {one.seed}: {each} test images of each class; stars: text.",
     )
 
 
-def _runs(records: Sequence[Record], methods: Sequence[str]) -> dict[str, Record]:
-    for dataset in dict.fromkeys(r.dataset for r in records):
-        found = {
-            m: next((r for r in records if (r.method, r.dataset, r.part) == (m, dataset, "base")), None)
-            for m in methods
-        }
-        runs = {m: r for m, r in found.items() if r is not None}
-        if len(runs) == len(methods):
-            return runs
-    raise UserError(f"No dataset has runs of all of {', '.join(methods)}; the map shows them side by side.")
+def _runs(records: Sequence[Record], methods: Sequence[str], dataset: str | None) -> dict[str, Record]:
+    known = list(dict.fromkeys(r.dataset for r in records))
+    if dataset is not None and dataset not in known:
+        raise unknown("dataset of these runs", dataset, known)
+    for one in known if dataset is None else [dataset]:
+        runs = {r.method: r for r in reversed(records) if (r.dataset, r.part) == (one, "base")}
+        if runs.keys() >= set(methods):
+            return {method: runs[method] for method in methods}
+    where = "No dataset has" if dataset is None else f"{dataset} does not have"
+    raise UserError(f"{where} runs of all of {', '.join(methods)}; the map shows them side by side.")
 
 
 def _features(
     runs: dict[str, Record], root: Path
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[str]]:
-    """Unit features of images and of classes by method, and the class names, base first."""
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, str]]:
+    """Unit features of images and of classes by method, and the half of every class, base first."""
     model_of = {m: Classifier.load(r.folder).model for m, r in runs.items() if r.folder}
     if not model_of:
         raise UserError(f"Only {ZERO} is among the runs; add a method that learns.")
     one, shelf = next(iter(runs.values())), Shelf(root)
     anyone = next(iter(model_of.values()))
-    groups = {
-        test.classes[label]: [i for i in test.items if i.label == label][:IMAGES]
-        for test in (shelf.test(one.dataset, half, (one.shots, one.seed)) for half in HALVES)
-        for label in range(min(CLASSES, len(test.classes)))
-    }
+    groups, half_of = {}, {}
+    for half in HALVES:
+        test = shelf.test(one.dataset, half, (one.shots, one.seed))
+        for label in sorted({i.label for i in test.items})[:CLASSES]:
+            groups[test.classes[label]] = [i for i in test.items if i.label == label][:IMAGES]
+            half_of[test.classes[label]] = half
     names, each = list(groups), min(map(len, groups.values()))
     items = [replace(i, label=n) for n, mine in enumerate(groups.values()) for i in mine[:each]]
     probe = Probe.of(items, names, anyone.backbone, len(items), len(names))
@@ -103,7 +116,7 @@ def _features(
         images[method] = found.image_features.numpy()
         text = found.text_features
         classes[method] = (text.mean(0) if text.ndim == 3 else text).numpy()
-    return images, classes, names
+    return images, classes, half_of
 
 
 def _project(features: np.ndarray, umap: bool) -> np.ndarray:
@@ -120,14 +133,15 @@ def _project(features: np.ndarray, umap: bool) -> np.ndarray:
     return TSNE(metric="cosine", perplexity=PERPLEXITY, init="random", random_state=0).fit_transform(features)
 
 
-def _scatter(axes: Any, places: np.ndarray, names: Sequence[str]) -> None:
+def _scatter(axes: Any, places: np.ndarray, names: dict[str, str]) -> None:
     """Images class by class, then the classes; filled is base, open is novel."""
     each = len(places) // len(names) - 1
-    for i, name in enumerate(names):
-        colour, novel = COLOURS[i % (len(names) // 2)], i >= len(names) // 2
-        axes.scatter(*places[i * each : (i + 1) * each].T, s=16, marker=MARKERS[i % (len(names) // 2)],
+    for i, (name, half) in enumerate(names.items()):
+        j = list(names.values())[:i].count(half)
+        colour, novel = COLOURS[j], half == "novel"
+        axes.scatter(*places[i * each : (i + 1) * each].T, s=16, marker=MARKERS[j],
                      facecolors="none" if novel else colour, edgecolors=colour, linewidths=0.9,
-                     label=name)  # fmt: skip
+                     label=f"{name.replace('_', ' ')} ({half})")  # fmt: skip
         x, y = places[len(names) * each + i]
         axes.scatter(x, y, s=110, marker="*", facecolors="white" if novel else colour,
                      edgecolors=colour if novel else "black", linewidths=1.2 if novel else 0.8)  # fmt: skip
@@ -135,7 +149,13 @@ def _scatter(axes: Any, places: np.ndarray, names: Sequence[str]) -> None:
     axes.set_yticks([])
 
 
-def _legend(figure: Any, names: Sequence[str]) -> None:
+def _legend(figure: Any, names: dict[str, str]) -> None:
+    from matplotlib.lines import Line2D
+
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    shown = [f"{n} ({'base' if i < len(names) // 2 else 'novel'})" for i, n in enumerate(labels)]
-    figure.legend(handles, shown, loc="outside lower center", ncols=4, fontsize=8)
+    star = Line2D([], [], ls="", marker="*", ms=10, mfc="white", mec="black")
+    columns = -(-len(names) // 2) + 1
+    figure.legend(
+        [*handles, star], [*labels, "text of the class of that colour"],
+        loc="outside lower center", ncols=columns, fontsize=8,
+    )  # fmt: skip

@@ -26,13 +26,20 @@ FIGURES: dict[str, Callable[[Sequence[Record]], Drawing]] = {
 NAMES = (*FIGURES, MAP)
 
 
-def draw(name: str, records: Sequence[Record], root: Path | None = None, umap: bool = False) -> Drawing:
+def draw(
+    name: str,
+    records: Sequence[Record],
+    root: Path | None = None,
+    dataset: str | None = None,
+    umap: bool = False,
+) -> Drawing:
     """Draws one figure.
 
     Args:
         name: One of :data:`NAMES`.
         records: What to draw.
         root: Of the datasets; only the map looks at images.
+        dataset: Of the map; None is the first.
         umap: In place of t-SNE.
 
     Raises:
@@ -45,13 +52,18 @@ def draw(name: str, records: Sequence[Record], root: Path | None = None, umap: b
             return FIGURES[name](records)
         if root is None:
             raise UserError(f"The figure {MAP} looks at images; give the folder of the datasets with --root.")
-        return embedding_map(records, root, umap=umap)
+        return embedding_map(records, root, dataset, umap)
 
 
 def write(
-    name: str, records: Sequence[Record], folder: Path, root: Path | None = None, umap: bool = False
+    name: str,
+    records: Sequence[Record],
+    folder: Path,
+    root: Path | None = None,
+    dataset: str | None = None,
+    umap: bool = False,
 ) -> Drawing:
     """:func:`draw`, and writes NAME.png, NAME.svg and NAME.csv."""
-    drawing = draw(name, records, root, umap)
+    drawing = draw(name, records, root, dataset, umap)
     save(drawing, folder, name)
     return drawing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import atanh, sqrt, tanh
+from math import atanh, isnan, sqrt, tanh
 from statistics import mean, stdev
 
 import numpy as np
@@ -28,19 +28,23 @@ class Estimate:
         value: The mean.
         low: Lower end of its 95 % interval; None from fewer than two values.
         high: Upper end.
-        n: Values it is made of.
+        n: How many independent things the interval is over.
+        over: What those are.
+        p: Two-sided, of being zero, where there is a test for it.
     """
 
     value: float
     low: float | None
     high: float | None
     n: int
+    over: str = "points"
+    p: float | None = None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
-        """Mean and t interval of independent values, at least one."""
+    def of(cls, values: Sequence[float], over: str) -> Estimate:
+        """Mean, t interval and t test of independent values, at least one."""
         low, high = t_interval(values) or (None, None)
-        return cls(mean(values), low, high, len(values))
+        return cls(mean(values), low, high, len(values), over, _t_test(values))
 
     @property
     def text(self) -> str:
@@ -48,9 +52,17 @@ class Estimate:
         >>> Estimate(1.234, 0.5, 2.0, 3).text, Estimate(1.234, None, None, 1).text
         ('1.23 [0.50, 2.00]', '1.23')
         """
+        if isnan(self.value):
+            return "undefined"
         if self.low is None:
             return f"{self.value:.2f}"
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def _t_test(values: Sequence[float]) -> float | None:
+    from scipy.stats import ttest_1samp  # type: ignore[import-untyped]
+
+    return float(ttest_1samp(values, 0).pvalue) if len(values) > 1 and len(set(values)) > 1 else None
 
 
 def halves(records: Iterable[Record]) -> list[Record]:
@@ -60,7 +72,8 @@ def halves(records: Iterable[Record]) -> list[Record]:
     settings were changed is a method of its own name.
 
     Raises:
-        UserError: If there are none.
+        UserError: If there are none, one of them has one class, or two are of the same method, dataset and
+            seed, such as those of different shots.
     """
     mine = [r for r in records if r.part in HALVES and r.dataset == r.source]
     usual = usual_settings(mine)
@@ -73,7 +86,20 @@ def halves(records: Iterable[Record]) -> list[Record]:
     if any(len(r.result["classes"]) < 2 for r in found):
         one = next(r for r in found if len(r.result["classes"]) < 2)
         raise UserError(f"{one.dataset} has one {one.part} class only, of which nothing can be told apart.")
+    _refuse_twice(found)
     return found
+
+
+def _refuse_twice(records: Iterable[Record]) -> None:
+    seen: dict[tuple[str, str, str, int], Record] = {}
+    for r in records:
+        other = seen.setdefault((r.method, r.dataset, r.part, r.seed), r)
+        if other is not r:
+            shots = f" ({other.shots} and {r.shots} shots)" if other.shots != r.shots else ""
+            raise UserError(
+                f"{r.method} is there twice on {r.dataset}, {r.part}, seed {r.seed}{shots}; "
+                "give runs and grids that have it once."
+            )
 
 
 def _named(record: Record) -> Record:
@@ -147,16 +173,36 @@ def over_seeds(records: Sequence[Record], value: Callable[[Record], float]) -> S
     return Spread(mean(whole), stdev(whole) if len(whole) > 1 else None, len(whole))
 
 
-def zero_shot(records: Iterable[Record]) -> dict[tuple[str, str], float]:
-    """Accuracy in % of zero-shot CLIP by dataset and half.
+def uneven(records: Iterable[Record]) -> str:
+    """For a caption: which methods lack datasets or seeds that others have; empty if none does."""
+    runs: dict[str, set[tuple[str, int]]] = {}
+    for r in records:
+        runs.setdefault(r.method, set()).add((r.dataset, r.seed))
+    everything = set().union(*runs.values())
+    fewer = [method for method, own in runs.items() if own != everything]
+    return f" With fewer datasets or seeds: {', '.join(fewer)}." if fewer else ""
+
+
+def zero_shot(records: Sequence[Record]) -> dict[tuple[str, str, int], float]:
+    """Accuracy in % of zero-shot CLIP by dataset, half and seed.
+
+    Where data has no split the test images depend on the seed. A seed without zero-shot has its mean over
+    the others.
 
     Raises:
         UserError: If it is not among the records.
     """
-    found = {(r.dataset, r.part): r.accuracy for r in records if r.method == ZERO}
-    if not found:
+    own: dict[tuple[str, str], dict[int, float]] = {}
+    for r in records:
+        if r.method == ZERO:
+            own.setdefault((r.dataset, r.part), {})[r.seed] = r.accuracy
+    if not own:
         raise UserError(f"Gains are over zero-shot, which is not among the runs; add the method {ZERO}.")
-    return found
+    return {
+        (r.dataset, r.part, r.seed): seeds.get(r.seed, mean(seeds.values()))
+        for r in records
+        if (seeds := own.get((r.dataset, r.part)))
+    }
 
 
 def hm_by_run(records: Iterable[Record]) -> dict[tuple[str, str, int], float]:
@@ -191,20 +237,21 @@ def _ranks(values: Sequence[float]) -> list[float]:
 def clustered_spearman(x: Sequence[float], y: Sequence[float], cluster: Sequence[str]) -> Estimate:
     """Spearman's correlation with a percentile bootstrap that redraws whole clusters (seeded).
 
-    Points of one method are not independent; the interval is that of redrawing methods.
+    Points of one method are not independent; the interval is that of redrawing methods. It needs four
+    methods, and points that are not all the same.
     """
     members: dict[str, list[int]] = {}
     for i, name in enumerate(cluster):
         members.setdefault(name, []).append(i)
     groups, value = list(members.values()), spearman(x, y)
-    if len(groups) < 4:
-        return Estimate(value, None, None, len(groups))
+    if len(groups) < 4 or isnan(value):
+        return Estimate(value, None, None, len(groups), "methods")
     rng, found = np.random.default_rng(0), []
     for _ in range(DRAWS):
         rows = [i for g in rng.integers(len(groups), size=len(groups)) for i in groups[g]]
         found.append(spearman([x[i] for i in rows], [y[i] for i in rows]))
     low, high = np.nanquantile(found, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), len(groups))
+    return Estimate(value, float(low), float(high), len(groups), "methods")
 
 
 def paired(first: dict[tuple[str, int], float], second: dict[tuple[str, int], float]) -> Estimate:
@@ -223,4 +270,6 @@ def paired(first: dict[tuple[str, int], float], second: dict[tuple[str, int], fl
     for dataset, seed in sorted(common):
         by_dataset.setdefault(dataset, []).append(first[dataset, seed] - second[dataset, seed])
     means = [mean(v) for v in by_dataset.values()]
-    return Estimate.of(means if len(means) > 1 else next(iter(by_dataset.values())))
+    if len(means) == 1:
+        return Estimate.of(next(iter(by_dataset.values())), "seeds")
+    return Estimate.of(means, "datasets")
