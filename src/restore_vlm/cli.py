@@ -15,6 +15,7 @@ import typer
 
 from restore_vlm.cli_bench import bench
 from restore_vlm.cli_datasets import app as datasets
+from restore_vlm.cli_report import report
 from restore_vlm.cli_shift import shift
 from restore_vlm.cli_study import figures, study
 from restore_vlm.errors import UserError
@@ -36,6 +37,7 @@ app.add_typer(datasets, name="datasets")
 app.add_typer(study, name="study")
 app.command()(shift)
 app.command()(figures)
+app.command()(report)
 
 
 SHARED = ("train", "evaluate")

@@ -14,6 +14,7 @@ it as published for shifts up to 4 that differ by up to 1: see :func:`tempered` 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 KNEE = 4.0
 """The ``prompt`` measure enters the loss as it is up to this value, logarithmically beyond."""
 CONDITIONED = 16
-"""Images whose own prompts are looked at block by block."""
+"""Images whose own prompts are looked at block by block, and whose class features are compared at once."""
 
 
 def prompt_norm(prompt: Tensor) -> Tensor:
@@ -116,13 +117,7 @@ class Shift:
     @classmethod
     def between(cls, tuned: Tensor, frozen: Tensor) -> Shift:
         """Of (..., width) embeddings; frozen ones broadcast."""
-        tuned, frozen = tuned.double(), frozen.double().expand_as(tuned)
-        distance, norm = (tuned - frozen).norm(dim=-1), frozen.norm(dim=-1)
-        return cls(
-            Spread.of(distance.flatten()),
-            Spread.of((distance / norm).flatten()),
-            Spread.of(F.cosine_similarity(tuned, frozen, dim=-1).flatten()),
-        )
+        return cls(*(Spread.of(values.flatten()) for values in _apart(tuned, frozen)))
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,7 @@ class Alignment:
         matching = None
         if labels is not None:
             matching = (images * each[torch.arange(len(images)), labels]).sum(-1).mean().item()
-        return cls(matching, (images.mean(0) - each.flatten(0, 1).mean(0)).norm().item())
+        return cls(matching, (images.mean(0) - text.flatten(0, -2).mean(0)).norm().item())
 
 
 @dataclass(frozen=True)
@@ -182,7 +177,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Per-block states and unit features of images and classes in one model."""
+    """Per-block states and unit features of images and classes in one model, on the CPU."""
 
     image_states: list[Tensor]
     text_states: list[Tensor]
@@ -195,9 +190,10 @@ def embeddings(model: PromptedModel, images: Sequence[Tensor], classnames: Seque
     """States and features of batches of normalised images (b, 3, h, w), tuned.
 
     Prompts that depend on the image give class features (images, classes, width), and class states
-    (16, classes, width) of the first 16 images, for these are many.
+    (16, classes, width) of the first 16 images, for these are many. The model keeps its classes.
     """
     if model.classnames != list(classnames):
+        model = copy(model)
         model.set_classes(classnames)
     device = model.backbone.device
     seen = [model.encode_image(batch.to(device), states=True) for batch in images]
@@ -207,7 +203,7 @@ def embeddings(model: PromptedModel, images: Sequence[Tensor], classnames: Seque
     text, text_states = model.encode_text(states=True, image_features=few)
     if len(few) < len(features):
         text, _ = model.encode_text(image_features=features)
-    return Embeddings(states, text_states, features, text)
+    return Embeddings([s.cpu() for s in states], [s.cpu() for s in text_states], features.cpu(), text.cpu())
 
 
 def frozen_embeddings(
@@ -272,5 +268,17 @@ def measure_model(
 
 def _distance(tuned: Tensor, frozen: Tensor) -> list[float]:
     """Of (..., classes, width) features, the mean over images where they depend on the image."""
-    distance = (tuned.double() - frozen.double()).norm(dim=-1)
+    distance = _apart(tuned, frozen)[0]
     return distance.reshape(-1, distance.shape[-1]).mean(0).tolist()
+
+
+def _apart(tuned: Tensor, frozen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """||tuned - frozen||, the same over ||frozen||, and their cosine: (...) of (..., width) each."""
+    few = CONDITIONED if tuned.ndim == 3 else len(tuned)
+    rows = []
+    for some, before in zip(tuned.split(few), frozen.expand_as(tuned).split(few), strict=True):
+        t, f = some.double(), before.double()
+        distance = (t - f).norm(dim=-1)
+        rows.append((distance, distance / f.norm(dim=-1), F.cosine_similarity(t, f, dim=-1)))
+    distance, relative, cosine = (torch.cat(values) for values in zip(*rows, strict=True))
+    return distance, relative, cosine
