@@ -11,14 +11,15 @@ import typer
 from restore_vlm.errors import UserError
 
 if TYPE_CHECKING:
-    from restore_vlm.serving import Classifier
-    from restore_vlm.shift import Measurement
+    from restore_vlm.shift import Measurement, Shift
+    from restore_vlm.terminal import Bars
 
 Runs = Annotated[list[Path], typer.Argument(help="Run folders of restore-vlm train.")]
 Data = Annotated[str, typer.Option(help="As for evaluate.")]
 Classes = Annotated[str, typer.Option(help="all, base, novel, or a file of class names.")]
 Images = Annotated[int, typer.Option(min=1, help="Test images looked at, at most.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad-images", help="Go on without unreadable images.")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is by default.")]
 
 
@@ -28,60 +29,57 @@ def shift(
     classes: Classes = "all",
     images: Images = 256,
     as_json: AsJson = False,
+    skip_bad_images: SkipBad = False,
     device: Device = None,
 ) -> None:
     """Measure how far the learned parts of RUNS move each tower, block by block.
 
-    All runs see the same images; each folder gets shift-CLASSES.json.
+    All runs see the same images, none of which any was trained on; each folder gets shift-CLASSES.json.
     """
-    from restore_vlm.serving import Classifier
     from restore_vlm.terminal import bars
     from restore_vlm.training import write_json
 
     which: Any = classes if classes in ("all", "base", "novel") else Path(classes)
     with bars() as display:
-        loaded = [Classifier.load(run, device) for run in runs]
-        found = measure_runs(loaded, data, which, images, lambda n: display.move("runs", n, len(runs)))
-    for run, measurement in zip(runs, found, strict=True):
-        write_json(run / f"shift-{Path(classes).stem}.json", {"data": data, **measurement.as_json()})
+        found = _measure(runs, data, which, images, skip_bad_images, device, display)
+        for run, measurement in found.items():
+            write_json(run / f"shift-{Path(classes).stem}.json", {"data": data, **measurement.as_json()})
     if as_json:
-        print(json.dumps({str(run): m.as_json() for run, m in zip(runs, found, strict=True)}, indent=2))
+        print(json.dumps({str(run): m.as_json() for run, m in found.items()}, indent=2))
         return
-    _summary(runs, found)
-    if len(runs) == 1:
-        _blocks(found[0])
+    _summary(found)
+    if len(found) == 1:
+        _blocks(*found.values())
 
 
-def measure_runs(
-    runs: list[Classifier], data: str, classes: Any, images: int, done: Any = lambda count: None
-) -> list[Measurement]:
-    """Measures runs of one backbone on the same test images: those that none was trained on.
+def _measure(
+    runs: list[Path], data: str, which: Any, images: int, skip_bad: bool, device: str | None, display: Bars
+) -> dict[Path, Measurement]:
+    """One run in memory at a time, and one frozen pass for all runs of one template."""
+    from restore_vlm.serving import Classifier
+    from restore_vlm.training import Probe, Progress
 
-    One frozen pass serves all runs of one template.
-
-    Raises:
-        UserError: If the backbones differ, or there is no image to measure on.
-    """
-    from restore_vlm.training import Probe
-
-    names = list(dict.fromkeys(run.header["backbone"] for run in runs))
-    if len(names) > 1:
-        raise UserError(f"The runs are of different backbones ({', '.join(names)}); measure those of one.")
-    candidates = [run.to_test(data, classes) for run in runs]
-    common = set.intersection(*({item.path for item in items} for items, _ in candidates))
-    items, told_apart = candidates[0]
-    items = [item for item in items if item.path in common]
-    if not items:
-        raise UserError(f"Every image of {data} is one that a run was trained on; measure the runs apart.")
-    probe = Probe.of(items, told_apart, runs[0].model.backbone, images, len(told_apart))
+    check_backbones(runs)
+    folders = list(dict.fromkeys(runs))
+    later = [folder for folder in folders[1:] if (folder / "images.json").is_file()]
+    progress = Progress(display.say, lambda done, total: display.move("checking images", done, total))
+    first = Classifier.load(folders[0], device)
+    items, names = first.to_test(data, which, skip_bad, progress, later)
+    probe = Probe.of(items, names, first.model.backbone, images, len(names))
+    if missing := [
+        what for what, count in (("class", len(names)), ("image", len(probe.labels))) if count == 1
+    ]:
+        display.say(f"With one {' and one '.join(missing)} there are no quartiles, and {LITTLE}.")
     frozen: dict[str, Any] = {}
-    found = []
-    for count, run in enumerate(runs, start=1):
-        template = run.model.config.template
+    found: dict[Path, Measurement] = {}
+    for count, folder in enumerate(folders):
+        display.move("runs", count, len(folders))
+        model = (Classifier.load(folder, device) if count else first).model
+        template = model.config.template
         if template not in frozen:
-            frozen[template] = probe.frozen(run.model)
-        found.append(probe.measure(run.model, frozen[template]))
-        done(count)
+            frozen[template] = probe.frozen(model)
+        found[folder] = probe.measure(model, frozen[template])
+    display.move("runs", len(folders), len(folders))
     return found
 
 

@@ -27,7 +27,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def one(records: list[Record], method: str, dataset: str, part: str) -> Record:
     (found,) = [
-        r for r in records if (r.method, r.dataset, r.part, len(r.settings)) == (method, dataset, part, 3)
+        r for r in records if (r.method, r.dataset, r.part, r.settings) == (method, dataset, part, ())
     ]
     return found
 

@@ -143,8 +143,13 @@ class Classifier:
         classes: str | Path | Sequence[str] = "all",
         skip_bad_images: bool = False,
         progress: Progress | None = None,
+        others: Sequence[Path] = (),
     ) -> tuple[list[Item], list[str]]:
-        """The labelled photos that :meth:`evaluate` tests on, and their class names."""
+        """The labelled photos that :meth:`evaluate` tests on, and their class names.
+
+        What the runs in the folders ``others`` were trained on is left out too, so that all of them can
+        be asked about the same photos.
+        """
         progress = progress or Progress()
         full = data if isinstance(data, Dataset) else load_dataset(data)
         chosen = select_classes(full, classes)
@@ -156,7 +161,8 @@ class Classifier:
         )
         if report.bad:
             progress.say(f"Going on without {len(report.bad)} unreadable images.")
-        seen = set(training_images(self.folder).values()) if self.folder else set()
+        folders = [folder for folder in (self.folder, *others) if folder]
+        seen = {image for folder in folders for image in training_images(folder).values()}
         items = [i for i in chosen.test if report.hashes.get(i.path) not in seen]
         if len(items) < len(chosen.test):
             progress.say(f"Left out {len(chosen.test) - len(items)} images it was trained on.")

@@ -19,7 +19,7 @@ from restore_vlm.study.shift_figures import (
 )
 
 HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
-SINGLE = ("vpt", "lpt")
+SINGLE, RIVALS = ("vpt", "lpt"), ("ivlp", "maple")
 NO_L_FS, NO_SURGERY = ("losses.feature_shift=none",), ("surgery=none",)
 
 
@@ -160,9 +160,9 @@ def _surgery(records: Sequence[Record]) -> list[Claim]:
 
 
 def _hm(mine: Sequence[Record]) -> list[Claim]:
-    scores = {m: scores_of([r for r in mine if r.method == m])["HM"] for m in (METHOD, "ivlp", "maple")}
+    scores = {m: scores_of(reference(mine, {r.dataset for r in mine}, m))["HM"] for m in (METHOD, *RIVALS)}
     return [
         Claim("RESTORE beats IVLP and MaPLe", f"HM, points, restore - {other}", 1,
               paired(scores[METHOD], scores[other]))
-        for other in ("ivlp", "maple")
+        for other in RIVALS
     ]  # fmt: skip
