@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from bench.bench_makers import make_root, request, run, trials
 
 METHODS = ("clip", "coop", "vpt", "lpt", "ivlp", "ivlp_fs", "maple", "restore")
