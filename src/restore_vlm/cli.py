@@ -99,7 +99,7 @@ def train(
     device: Device = None,
     skip_bad_images: SkipBad = False,
     log_shift: Annotated[
-        bool, typer.Option("--log-shift", help="Log feature shift after every epoch.")
+        bool, typer.Option("--log-shift", help="Write feature shift to shift.jsonl after every epoch.")
     ] = False,
 ) -> None:
     """Adapt a model to the photos in DATA.
@@ -253,15 +253,21 @@ def _shots(text: str) -> int | None:
 def _progress(display: Bars) -> Progress:
     from restore_vlm.training import Progress
 
+    apart = ""
+
+    def step(done: int, total: int, metrics: dict[str, float]) -> None:
+        display.move("training", done, total, f"loss {metrics['loss']:.3f}{apart}")
+
+    def shift(line: dict[str, Any]) -> None:
+        nonlocal apart
+        apart = f", discrepancy {line['discrepancy']:.3f}"
+
     return Progress(
         say=display.say,
         checked=lambda done, total: display.move("checking images", done, total),
         fitted=lambda done, total: display.move("encoding images", done, total),
-        on_step=lambda done, total, m: display.move("training", done, total, f"loss {m['loss']:.3f}"),
-        on_shift=lambda line: display.say(
-            f"Feature shift after epoch {line['epoch']}: text {line['shift_text']:.3f}, image "
-            f"{line['shift_image']:.3f}, discrepancy {line['discrepancy']:.4f}."
-        ),
+        on_step=step,
+        on_shift=shift,
     )
 
 

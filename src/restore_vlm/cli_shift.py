@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import chain, zip_longest
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,75 +42,93 @@ def shift(
     from restore_vlm.terminal import bars
     from restore_vlm.training import write_json
 
-    which: Any = classes if classes in ("all", "base", "novel") else Path(classes)
+    folders = list(dict.fromkeys(runs))
+    _same_backbone(folders)
+    found: dict[Path, Measurement] = {}
     with bars() as display:
-        found = _measure(runs, data, which, images, skip_bad_images, device, display)
-        for run, measurement in found.items():
-            write_json(run / f"shift-{Path(classes).stem}.json", {"data": data, **measurement.as_json()})
+        measurements = _measurements(folders, data, classes, images, skip_bad_images, device, display)
+        for folder, measurement in zip(folders, measurements, strict=True):
+            content = {"data": data, **measurement.as_json()}
+            write_json(folder / f"shift-{Path(classes).stem}.json", content)
+            found[folder] = measurement
+            display.move("runs", len(found), len(folders))
     if as_json:
-        print(json.dumps({str(run): m.as_json() for run, m in found.items()}, indent=2))
+        print(json.dumps({str(folder): m.as_json() for folder, m in found.items()}, indent=2))
         return
     _summary(found)
     if len(found) == 1:
         _blocks(*found.values())
 
 
-def _measure(
-    runs: list[Path], data: str, which: Any, images: int, skip_bad: bool, device: str | None, display: Bars
-) -> dict[Path, Measurement]:
-    """One run in memory at a time, and one frozen pass for all runs of one template."""
+def _same_backbone(folders: list[Path]) -> None:
+    from restore_vlm.training import read_tensors
+
+    headers = (read_tensors(folder / "adapter.safetensors")[1] for folder in folders)
+    names = list(dict.fromkeys(str(header.get("backbone")) for header in headers))
+    if len(names) > 1:
+        raise UserError(f"The runs are of different backbones ({', '.join(names)}); measure those of one.")
+
+
+def _measurements(
+    folders: list[Path],
+    data: str,
+    classes: str,
+    images: int,
+    skip_bad_images: bool,
+    device: str | None,
+    display: Bars,
+) -> Iterator[Measurement]:
+    """Of one run after the other, one in memory at a time."""
     from restore_vlm.serving import Classifier
     from restore_vlm.training import Probe, Progress
 
-    check_backbones(runs)
-    folders = list(dict.fromkeys(runs))
-    later = [folder for folder in folders[1:] if (folder / "images.json").is_file()]
+    which: Any = classes if classes in ("all", "base", "novel") else Path(classes)
     progress = Progress(display.say, lambda done, total: display.move("checking images", done, total))
+    others = [folder for folder in folders[1:] if (folder / "images.json").is_file()]
     first = Classifier.load(folders[0], device)
-    items, names = first.to_test(data, which, skip_bad, progress, later)
+    items, names = first.to_test(data, which, skip_bad_images, progress, others)
     probe = Probe.of(items, names, first.model.backbone, images, len(names))
-    if missing := [
-        what for what, count in (("class", len(names)), ("image", len(probe.labels))) if count == 1
-    ]:
-        display.say(f"With one {' and one '.join(missing)} there are no quartiles, and {LITTLE}.")
-    frozen: dict[str, Any] = {}
-    found: dict[Path, Measurement] = {}
-    for count, folder in enumerate(folders):
-        display.move("runs", count, len(folders))
-        model = (Classifier.load(folder, device) if count else first).model
-        template = model.config.template
-        if template not in frozen:
-            frozen[template] = probe.frozen(model)
-        found[folder] = probe.measure(model, frozen[template])
-    display.move("runs", len(folders), len(folders))
-    return found
+    if len(names) == 1:
+        display.say(
+            "With one class there are no quartiles over classes; the modality gap is that to it alone."
+        )
+    if len(probe.labels) == 1:
+        display.say(
+            "With one image there are no quartiles over images; the modality gap is that to it alone."
+        )
+    display.move("runs", 0, len(folders))
+    later = (Classifier.load(folder, device) for folder in folders[1:])
+    return probe.compare(run.model for run in chain([first], later))
 
 
-def _summary(runs: list[Path], found: list[Measurement]) -> None:
+def _summary(found: dict[Path, Measurement]) -> None:
     from restore_vlm.terminal import table
 
+    def both(text: float, image: float) -> str:
+        return f"{text:.3f} / {image:.3f}"
+
+    def change(before: float | None, after: float | None) -> str:
+        return "-" if before is None or after is None else f"{before:.3f} to {after:.3f}"
+
     def row(run: Path, m: Measurement) -> list[str]:
-        text, image = (sum(s.relative.mean for s in tower) / len(tower) for tower in (m.text, m.image))
-        matching = [f"{a.matching:.3f}" if a.matching is not None else "-" for a in (m.before, m.after)]
+        text, image = (mean(block.relative.mean for block in tower) for tower in (m.text, m.image))
         return [
-            str(run), f"{text:.3f}", f"{image:.3f}", f"{m.total_discrepancy:.3f}",
-            f"{m.text_feature.cosine.mean:.3f}", f"{m.image_feature.cosine.mean:.3f}",
-            " to ".join(matching), f"{m.before.gap:.3f} to {m.after.gap:.3f}",
+            str(run), both(text, image), both(m.text_feature.relative.mean, m.image_feature.relative.mean),
+            both(m.text_feature.cosine.mean, m.image_feature.cosine.mean), f"{m.total_discrepancy:.4f}",
+            change(m.before.matching, m.after.matching), change(m.before.gap, m.after.gap),
         ]  # fmt: skip
 
     table(
-        "Feature shift (relative to the frozen model, mean over blocks)", "run", "text", "image",
-        "discrepancy", "cosine, text", "cosine, image", "matching pairs", "modality gap",
-        rows=[row(run, m) for run, m in zip(runs, found, strict=True)],
+        "Relative feature shift, text / image; the shared space, frozen to tuned", "run", "mean of blocks",
+        "final feature", "cosine", "discrepancy", "matching pairs", "modality gap",
+        rows=[row(run, m) for run, m in found.items()],
     )  # fmt: skip
 
 
 def _blocks(found: Measurement) -> None:
-    from itertools import zip_longest
-
     from restore_vlm.terminal import table
 
-    def cells(shift: Any) -> list[str]:
+    def cells(shift: Shift | None) -> list[str]:
         if shift is None:
             return ["-", "-"]
         s = shift.relative

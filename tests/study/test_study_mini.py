@@ -1,104 +1,71 @@
-"""One command makes a study's pages from its finished grid."""
+"""The study regenerates from a grid, and its text agrees with its numbers."""
 
 import csv
-import shutil
-import sys
+import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from restore_vlm import cli
+from restore_vlm import UserError, cli
+from restore_vlm.study import read_records
+from restore_vlm.study.claims import judge
 from restore_vlm.study.figures import NAMES
+from restore_vlm.study.mini import BEGIN, END, regenerate, with_table
 
-PAGE = """# Study
-
-<!-- claims -->
-old
-<!-- end of claims -->
-
-Prose.
-"""
+DOCS = Path(__file__).parents[2] / "docs" / "study"
+CITED = re.compile(r"(-?\d+(?:\.\d+)?)<!-- ([^|>]+?) \| ([^|>]+?) \| ([^|>]+?) -->")
+"""``NUMBER<!-- FILE | COLUMN=VALUE; COLUMN=VALUE | COLUMN -->``: where a number of the text is from."""
 
 
-def main(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["restore-vlm", *map(str, words)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    return int(stopped.value.code or 0)
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
-def test_study_mini(grid: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    docs = tmp_path / "docs"
-    docs.mkdir()
-    (docs / "README.md").write_text(PAGE)
-    assert main(monkeypatch, "study", "mini", "--grid", grid, "--root", root, "--docs", docs) == 0
-    names = {p.name for p in (docs / "figures").iterdir()}
-    assert names == {f"{n}.{s}" for n in NAMES for s in ("png", "svg", "csv")} | {
-        "discrepancy-gain-summary.csv"
-    }
-    assert {p.name for p in docs.glob("mini-*")} == {"mini-base-to-novel.md", "mini-base-to-novel.csv"}
-    assert "| restore |" in (docs / "mini-base-to-novel.md").read_text()
-    with (docs / "claims.csv").open() as file:
-        claims = list(csv.DictReader(file))
-    page = (docs / "README.md").read_text()
-    assert page.startswith("# Study") and page.endswith("Prose.\n") and "old" not in page
-    for c in claims:
-        (line,) = [one for one in page.splitlines() if f"| {c['measured']} |" in one]
-        assert f"| {float(c['estimate']):.2f}" in line
-        assert line.endswith(f"| {c['verdict']} |")
-    before = {p: p.read_bytes() for p in docs.rglob("*.*")}
-    assert main(monkeypatch, "study", "mini", "--grid", grid, "--root", root, "--docs", docs) == 0
-    assert {p: p.read_bytes() for p in docs.rglob("*.*")} == before
+def test_everything_is_regenerated(grid: Path, root: Path, tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    command = ["study", "mini", "--grid", str(grid), "--root", str(root), "--docs", str(tmp_path)]
+    result = CliRunner().invoke(cli.app, command, catch_exceptions=False)
+    assert result.exit_code == 0 and "Claims" in result.stdout
+    assert {p.stem for p in (tmp_path / "figures").iterdir()} == set(NAMES)
+    found = rows(tmp_path / "claims.csv")
+    assert len(found) == len(judge(read_records([grid]))) >= 14
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert all(row["measured"] in text for row in found)
+    first = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    regenerate(grid, root, tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == first
 
 
-def test_figures_leave_out_what_cannot_be_drawn(
-    grid: Path,
-    root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(monkeypatch, "figures", grid, "--out", tmp_path) == 0
-    assert {p.stem for p in tmp_path.glob("*.png")} == {*NAMES} - {"embedding-map"}
-    told = " ".join(capsys.readouterr().err.split())
-    assert "embedding-map left out: The figure embedding-map looks at images" in told
+def test_claims_are_about_runs_that_are_there(grid: Path) -> None:
+    records = read_records([grid])
+    with pytest.raises(UserError, match="surgery=none is not among the runs"):
+        judge([r for r in records if "surgery=none" not in r.settings])
+    with pytest.raises(UserError, match="The claims are about lpt on novel classes"):
+        judge([r for r in records if r.method != "lpt"])
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["GRID", "--only", "ablatoin"], "Unknown figure 'ablatoin'; did you mean 'ablation'"),
-        (["GRID", "--only", ","], "--only names nothing"),
-        (["GRID", "--only", "embedding-map"], "with --root"),
-        (["GRID", "--only", "embedding-map", "--root", "nowhere"], "There is no folder nowhere"),
-        (["nowhere"], "nowhere is neither a run of restore-vlm train nor a grid"),
-        (["GRID", "GRID"], "is there twice on"),
-    ],
-)
-def test_bad_input_is_one_sentence(
-    words: list[str], sentence: str, grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    words = [str(grid) if w == "GRID" else w for w in words]
-    assert main(monkeypatch, "figures", *words, "--out", tmp_path / "out") == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert sentence in told and "Traceback" not in told
-    assert not list(tmp_path.rglob("*.png"))
+def test_the_table_of_the_study_is_that_of_its_numbers() -> None:
+    text = (DOCS / "README.md").read_text()
+    shown = [line.split(" | ") for line in text.split(BEGIN)[1].split(END)[0].strip().splitlines()[2:]]
+    found = rows(DOCS / "claims.csv")
+    assert len(shown) == len(found)
+    for cells, row in zip(shown, found, strict=True):
+        assert cells[0] == f"| {row['claim']}" and cells[1] == row["measured"]
+        assert cells[3].split()[0] == f"{float(row['estimate']):.2f}"
+        assert cells[4] == f"{row['verdict']} |"
+    assert with_table(text, []).count(BEGIN) == 1
 
 
-def test_an_unfinished_grid_is_not_a_study(
-    grid: Path,
-    root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    shutil.copytree(grid, tmp_path / "grid")
-    for path in (tmp_path / "grid" / "grids").glob("*.json"):
-        if "surgery=none" in path.read_text():
-            path.unlink()
-    code = main(
-        monkeypatch, "study", "mini", "--grid", tmp_path / "grid", "--root", root, "--docs", tmp_path / "d"
-    )
-    assert code == 2
-    assert "--set surgery=none, which is not among the runs" in " ".join(capsys.readouterr().err.split())
+def test_numbers_in_the_text_are_those_of_the_tables() -> None:
+    cited = CITED.findall((DOCS / "README.md").read_text())
+    assert len(cited) >= 10
+    for number, file, where, column in cited:
+        wanted = dict(part.split("=", 1) for part in where.split("; "))
+        found = [r for r in rows(DOCS / file) if all(r[k] == v for k, v in wanted.items())]
+        assert len(found) == 1, f"{file}: {where} is {len(found)} rows"
+        digits = len(number.partition(".")[2])
+        assert f"{float(found[0][column]):.{digits}f}" == number, f"{file}: {where}, {column}"

@@ -72,7 +72,7 @@ class Trainer:
         self.optimiser = make_optimiser(config, self.learned.values())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.average = make_average(model.config.averaging, self.epochs, self.learned)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.epoch_loss = 0, 0.0, 0.0
         self.part = self.world.part(self.batch)
         self.pending: list[dict[str, Any]] = []
         self.shifts: list[dict[str, Any]] = []
@@ -117,7 +117,7 @@ class Trainer:
         keep_freed_memory()
         self._resume()
         if self.step == 0:
-            self._measure(0, on_shift)
+            self._measure(0, None, on_shift)
         self.model.train()
         began = saved = time.monotonic()
         before = self.seconds
@@ -133,7 +133,9 @@ class Trainer:
                     self._save()
                     saved = time.monotonic()
             self._end_epoch(epoch)
-            self._measure(epoch + 1, on_shift)
+            loss = self.epoch_loss / (self.step - epoch * self.steps_per_epoch)
+            self._measure(epoch + 1, loss, on_shift)
+            self.epoch_loss = 0.0
             self._save()
             saved = time.monotonic()
         if self.average:
@@ -166,6 +168,7 @@ class Trainer:
         self.step += 1
         (accuracy,) = self.world.mean([(out.logits.argmax(-1) == labels).float().mean()])
         total = {"loss": sum(values.values()), **values, "accuracy": accuracy.item()}
+        self.epoch_loss += total["loss"]
         return {"step": self.step, "epoch": epoch + 1, "lr": rate, **total}
 
     @contextmanager
@@ -197,15 +200,15 @@ class Trainer:
         if self.average:
             self.average.add(epoch, {n: p.detach() for n, p in self.learned.items()})
 
-    def _measure(self, epoch: int, on_shift: OnShift | None) -> None:
+    def _measure(self, epoch: int, loss: float | None, on_shift: OnShift | None) -> None:
         if self.probe is None:
             return
         found = self.probe.measure(self.model, self.frozen)
         self.model.train()
         text, image = ([s.relative.mean for s in tower] for tower in (found.text, found.image))
         line = {
-            "step": self.step, "epoch": epoch, "shift_text": mean(text), "shift_image": mean(image),
-            "discrepancy": found.total_discrepancy, "text": text, "image": image,
+            "epoch": epoch, "step": self.step, "loss": loss, "shift_text": mean(text),
+            "shift_image": mean(image), "discrepancy": found.total_discrepancy, "text": text, "image": image,
         }  # fmt: skip
         self.shifts.append(line)
         if on_shift:
@@ -229,7 +232,10 @@ class Trainer:
             tensors |= {f"optimiser.{key}.{name}": t for key, t in state.items() if t is not None}
         if self.average:
             tensors |= {f"average.{n}": t for n, t in self.average.state.items()}
-        header = {"step": self.step, "seconds": round(self.seconds, 2), "scaler": self.scaler.state_dict()}
+        header = {
+            "step": self.step, "seconds": round(self.seconds, 2), "epoch_loss": self.epoch_loss,
+            "scaler": self.scaler.state_dict(),
+        }  # fmt: skip
         write_tensors(self.folder.checkpoint, tensors, header)
 
     def _resume(self) -> None:
@@ -252,6 +258,7 @@ class Trainer:
             self.average.state = part("average.")
         self.scaler.load_state_dict(header["scaler"])
         self.step, self.seconds = header["step"], header["seconds"]
+        self.epoch_loss = header.get("epoch_loss", 0.0)
 
     def _resume_optimiser(self, tensors: dict[str, Tensor]) -> None:
         names = {name: i for i, name in enumerate(self.learned)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,15 @@ class Probe:
     def measure(self, model: PromptedModel, frozen: Embeddings | None = None) -> Measurement:
         """See :func:`restore_vlm.shift.measure`; leaves the model in its mode of evaluation."""
         return measure_model(model.eval(), self.batches, self.classes, self.labels, frozen)
+
+    def compare(self, models: Iterable[PromptedModel]) -> Iterator[Measurement]:
+        """Measures models of one backbone; those of one template share one frozen pass."""
+        frozen: dict[str, Embeddings] = {}
+        for model in models:
+            template = model.config.template
+            if template not in frozen:
+                frozen[template] = self.frozen(model)
+            yield self.measure(model, frozen[template])
 
 
 def _spread(total: int, most: int) -> list[int]:

@@ -230,8 +230,7 @@ def run(
     _start(model, data.train, config.seed, progress, world)
     if recipe.trainable and recipe.training.epochs:
         images = Images(data.train, train_transform(backbone.preprocess), seed=config.seed)
-        every = len(data.classes)
-        probe = Probe.of(data.train, data.classes, backbone, PROBED, every) if config.log_shift else None
+        probe = Probe.of(data.train, data.classes, backbone, PROBED) if config.log_shift else None
         trainer = Trainer(model, images, recipe.training, config.seed, precision, folder, world, probe)
         trainer.run(progress.on_step, progress.on_shift)
     if folder:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 import torch
@@ -114,6 +114,8 @@ class RunFolder:
     def start(self, config: Mapping[str, Any], device: torch.device) -> None:
         """Claims the folder for a run, or checks that it holds the same one.
 
+        A switch that an earlier version did not know counts as off.
+
         Raises:
             UserError: If it holds a run with another configuration.
         """
@@ -122,14 +124,15 @@ class RunFolder:
                 old = tomllib.loads(self.config.read_text())
             except tomllib.TOMLDecodeError:
                 raise UserError(f"{self.config} is not valid TOML; choose another --out.") from None
-            new = tomllib.loads(tomli_w.dumps(_without_none(config)))
+            new = tomllib.loads(tomli_w.dumps(_without(config, None)))
+            old, new = _without(old, False), _without(new, False)
             if old != new:
                 differ = ", ".join(sorted(_differences(old, new)))
                 raise UserError(f"{self.path} holds a run with another {differ}; choose another --out.")
             return
         if self.path.exists() and (not self.path.is_dir() or list(self.path.glob("[!.]*"))):
             raise UserError(f"{self.path} exists and is not a run of restore-vlm; choose another --out.")
-        write_atomic(self.config, tomli_w.dumps(_without_none(config)))
+        write_atomic(self.config, tomli_w.dumps(_without(config, None)))
         write_json(self.environment, environment(device))
 
     def keep_lines(self, step: int) -> None:
@@ -165,9 +168,9 @@ def _step(line: str) -> float:
         return math.inf
 
 
-def _without_none(value: Any) -> Any:
+def _without(value: Any, left_out: Literal[False] | None) -> Any:
     if isinstance(value, Mapping):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
+        return {k: _without(v, left_out) for k, v in value.items() if v is not left_out}
     return value
 
 
