@@ -5,7 +5,12 @@ import pytest
 from bench.bench_makers import make_root, request, run, trials
 
 METHODS = ("clip", "coop", "vpt", "lpt", "ivlp", "ivlp_fs", "maple", "restore")
-VARIANTS = ("surgery=none", "losses.feature_shift=none", "losses.feature_shift.weight=3")
+VARIANTS = (
+    "surgery=none",
+    "losses.feature_shift=none",
+    "losses.feature_shift.measure=embedding",
+    "losses.feature_shift.weight=3",
+)
 
 
 @pytest.fixture(scope="session")

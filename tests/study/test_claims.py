@@ -80,6 +80,17 @@ def test_the_verdict_follows_the_numbers(records: list[Record]) -> None:
     assert by_measure(judge(one))[lifts].verdict == UNDECIDED
 
 
+def test_both_measures_of_shift_are_compared_with_none(records: list[Record]) -> None:
+    measured = "discrepancy on base classes, restore with L_fs by embeddings - without L_fs"
+    claim = by_measure(judge(records))[measured]
+    settings = (("losses.feature_shift.measure=embedding",), ("losses.feature_shift=none",))
+    one, other = ([r.shift for r in of(records, "restore", "base", s)] for s in settings)
+    differences = [
+        a["total_discrepancy"] - b["total_discrepancy"] for a, b in zip(one, other, strict=True) if a and b
+    ]
+    assert claim.estimate.value == pytest.approx(sum(differences) / 2)
+
+
 @pytest.mark.parametrize("method", ["vpt", "lpt", "ivlp", "ivlp_fs", "maple", "restore"])
 def test_a_method_that_is_missing_is_named(records: list[Record], method: str) -> None:
     with pytest.raises(UserError, match=f"{method} "):

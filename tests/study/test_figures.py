@@ -118,7 +118,7 @@ def test_blocks(records: list[Record], root: Path, tmp_path: Path) -> None:
 
 def test_ablation_is_paired(records: list[Record], root: Path, tmp_path: Path) -> None:
     found = drawn("ablation", records, root, tmp_path)
-    assert {r["variant"] for r in found} == {"without surgery", "without L_fs"}
+    assert {r["variant"] for r in found} == {"without surgery", "without L_fs", "L_fs by embeddings"}
     changed = [r for r in records if "surgery=none" in r.settings and r.part == "base"]
     differences = [r.accuracy - one(records, "restore", r.dataset, "base").accuracy for r in changed]
     (row,) = [r for r in found if (r["variant"], r["score"]) == ("without surgery", "base")]

@@ -29,7 +29,9 @@ def test_everything_is_regenerated(grid: Path, root: Path, tmp_path: Path) -> No
     command = ["study", "mini", "--grid", str(grid), "--root", str(root), "--docs", str(tmp_path)]
     result = CliRunner().invoke(cli.app, command, catch_exceptions=False)
     assert result.exit_code == 0 and "Claims" in result.stdout
-    assert {p.stem for p in (tmp_path / "figures").iterdir()} == set(NAMES)
+    assert {p.stem for p in (tmp_path / "figures").iterdir()} == {*NAMES, "discrepancy-gain-summary"}
+    table = (tmp_path / "mini-base-to-novel.md").read_text()
+    assert "base-to-novel, average over 2 datasets" in table and "| restore |" in table
     found = rows(tmp_path / "claims.csv")
     assert len(found) == len(judge(read_records([grid]))) >= 14
     text = page.read_text()
@@ -42,7 +44,7 @@ def test_everything_is_regenerated(grid: Path, root: Path, tmp_path: Path) -> No
 
 def test_claims_are_about_runs_that_are_there(grid: Path) -> None:
     records = read_records([grid])
-    with pytest.raises(UserError, match="surgery=none is not among the runs"):
+    with pytest.raises(UserError, match="surgery=none, which is not among the runs"):
         judge([r for r in records if "surgery=none" not in r.settings])
     with pytest.raises(UserError, match="The claims are about lpt on novel classes"):
         judge([r for r in records if r.method != "lpt"])

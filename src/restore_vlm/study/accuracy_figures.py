@@ -178,8 +178,9 @@ def sensitivity(records: Iterable[Record]) -> Drawing:
             "Nothing that sensitivity is about was changed; run the grid again with, say, "
             "--methods restore --set losses.feature_shift.weight=3."
         )
-    figure = canvas(8, 2.9 * ((len(lines) + 1) // 2))
-    panels = figure.subplots((len(lines) + 1) // 2, 2 if len(lines) > 1 else 1, squeeze=False)
+    height = (len(lines) + 1) // 2
+    figure = canvas(8, 2.9 * height)
+    panels = figure.subplots(height, 2 if len(lines) > 1 else 1, squeeze=False, sharey=True)
     rows, seeds = [], 1
     for axes, (key, points) in zip(panels.flat, lines.items(), strict=False):
         whole = reference(records, {r.dataset for _, runs in points for r in runs})

@@ -21,6 +21,7 @@ from restore_vlm.study.shift_figures import (
 HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
 SINGLE, RIVALS = ("vpt", "lpt"), ("ivlp", "maple")
 NO_L_FS, NO_SURGERY = ("losses.feature_shift=none",), ("surgery=none",)
+BY_EMBEDDINGS = ("losses.feature_shift.measure=embedding",)
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def _relation(mine: Sequence[Record]) -> list[Claim]:
 def _consistency(records: Sequence[Record], mine: Sequence[Record]) -> list[Claim]:
     less, more = "L_fs reduces the discrepancy", "L_fs lifts novel accuracy"
     whole, without = _variant(records, NO_L_FS)
+    _, by_embeddings = _variant(records, BY_EMBEDDINGS)
     quantities: tuple[tuple[str, str, int, Quantity], ...] = (
         (less, "discrepancy on base classes", -1, discrepancy),
         (more, "novel accuracy, points", 1, lambda r: r.accuracy),
@@ -140,10 +142,13 @@ def _consistency(records: Sequence[Record], mine: Sequence[Record]) -> list[Clai
     for claim, what, sign, value in quantities:
         part = "base" if "base" in what else "novel"
         ivlp = paired(_of(mine, "ivlp_fs", part, value), _of(mine, "ivlp", part, value))
-        restore = paired(_of(whole, METHOD, part, value), _of(without, METHOD, part, value))
+        bare = _of(without, METHOD, part, value)
+        restore = paired(_of(whole, METHOD, part, value), bare)
+        definition = paired(_of(by_embeddings, METHOD, part, value), bare)
         found += [
             Claim(claim, f"{what}, ivlp_fs - ivlp", sign, ivlp),
             Claim(claim, f"{what}, restore - restore without L_fs", sign, restore),
+            Claim(claim, f"{what}, restore with L_fs by embeddings - without L_fs", sign, definition),
         ]
     return found
 

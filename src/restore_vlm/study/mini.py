@@ -15,7 +15,7 @@ from restore_vlm.study.records import read_records
 from restore_vlm.training import write_atomic
 
 BEGIN, END = "<!-- claims -->", "<!-- end of claims -->"
-COMMAND = "restore-vlm bench mini --root ROOT --out OUT"
+COMMAND = "restore-vlm bench mini --root ROOT --out OUT --seeds 1,2,3"
 
 
 def regenerate(
