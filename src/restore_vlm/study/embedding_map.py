@@ -53,28 +53,24 @@ def embedding_map(
         places = _project(np.concatenate([images[method], classes[method]]), umap)
         _scatter(axes, places, names)
         axes.set_title(f"{method}: {run.accuracy:.0f} % on base")
-        each = len(images[method]) // len(names)
-        kinds = ["image"] * len(images[method]) + ["text"] * len(names)
-        labels = [n for n in names for _ in range(each)] + list(names)
-        rows += [
-            {
-                "method": method,
-                "kind": kind,
-                "half": names[label],
-                "class": label,
-                "x": float(x),
-                "y": float(y),
-            }
-            for (x, y), kind, label in zip(places, kinds, labels, strict=True)
-        ]
+        rows += _rows(method, places, names)
     _legend(figure, names)
     how = "UMAP" if umap else f"t-SNE, perplexity {PERPLEXITY}"
     one = next(iter(runs.values()))
-    return Drawing(
-        figure,
-        rows,
-        f"{how}, of {one.dataset}, runs of seed {one.seed}: {each} test images of each class; stars: text.",
+    each = len(images[one.method]) // len(names)
+    caption = (
+        f"{how}, of {one.dataset}, runs of seed {one.seed}: {each} test images of each class; stars: text."
     )
+    return Drawing(figure, rows, caption)
+
+
+def _rows(method: str, places: np.ndarray, names: dict[str, str]) -> list[dict[str, Any]]:
+    each = len(places) // len(names) - 1
+    things = [("image", name) for name in names for _ in range(each)] + [("text", name) for name in names]
+    return [
+        {"method": method, "kind": kind, "half": names[name], "class": name, "x": float(x), "y": float(y)}
+        for (x, y), (kind, name) in zip(places, things, strict=True)
+    ]
 
 
 def _runs(records: Sequence[Record], methods: Sequence[str], dataset: str | None) -> dict[str, Record]:
@@ -125,7 +121,7 @@ def _project(features: np.ndarray, umap: bool) -> np.ndarray:
             from umap import UMAP  # type: ignore[import-not-found]
         except ImportError:
             raise UserError("UMAP is not installed; install it: pip install 'restore-vlm[umap]'.") from None
-        return UMAP(metric="cosine", n_neighbors=PERPLEXITY, random_state=0).fit_transform(features)
+        return UMAP(metric="cosine", n_neighbors=PERPLEXITY, random_state=0, n_jobs=1).fit_transform(features)
     from sklearn.manifold import TSNE  # type: ignore[import-untyped]
 
     if len(features) <= PERPLEXITY:
