@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import mean
@@ -104,25 +104,25 @@ def _measurements(
 def _summary(found: dict[Path, Measurement]) -> None:
     from restore_vlm.terminal import table
 
-    def both(text: float, image: float) -> str:
-        return f"{text:.3f} / {image:.3f}"
+    def show(title: str, *columns: str, cells: Callable[[Measurement], list[str]]) -> None:
+        table(title, "run", *columns, rows=[[str(folder), *cells(m)] for folder, m in found.items()])
 
-    def change(before: float | None, after: float | None) -> str:
-        return "-" if before is None or after is None else f"{before:.3f} to {after:.3f}"
+    def shifts(m: Measurement) -> list[str]:
+        means = (mean(block.relative.mean for block in tower) for tower in (m.text, m.image))
+        return [*(f"{value:.3f}" for value in means), f"{m.total_discrepancy:.4f}"]
 
-    def row(run: Path, m: Measurement) -> list[str]:
-        text, image = (mean(block.relative.mean for block in tower) for tower in (m.text, m.image))
+    def features(m: Measurement) -> list[str]:
+        of = m.text_feature, m.image_feature
+        return [*(f"{f.relative.mean:.3f}" for f in of), *(f"{f.cosine.mean:.3f}" for f in of)]
+
+    def space(m: Measurement) -> list[str]:
         return [
-            str(run), both(text, image), both(m.text_feature.relative.mean, m.image_feature.relative.mean),
-            both(m.text_feature.cosine.mean, m.image_feature.cosine.mean), f"{m.total_discrepancy:.4f}",
-            change(m.before.matching, m.after.matching), change(m.before.gap, m.after.gap),
+            f"{m.before.matching:.3f} to {m.after.matching:.3f}", f"{m.before.gap:.3f} to {m.after.gap:.3f}"
         ]  # fmt: skip
 
-    table(
-        "Relative feature shift, text / image; the shared space, frozen to tuned", "run", "mean of blocks",
-        "final feature", "cosine", "discrepancy", "matching pairs", "modality gap",
-        rows=[row(run, m) for run, m in found.items()],
-    )  # fmt: skip
+    show("Relative shift, mean over blocks", "text", "image", "discrepancy", cells=shifts)
+    show("Final features", "text shift", "image shift", "text cosine", "image cosine", cells=features)
+    show("Shared space, frozen to tuned", "matching pairs", "modality gap", cells=space)
 
 
 def _blocks(found: Measurement) -> None:
