@@ -224,16 +224,17 @@ def test_killed_and_restarted_only_what_was_running_is_computed(root: Path, tmp_
     )
     (tmp_path / "grid.py").write_text(script)
     command = [sys.executable, str(tmp_path / "grid.py"), str(root), str(out), str(Path(__file__).parent)]
+    plan = plan_of(root, wanted, asked)
+    whole = len(plan.jobs)
     grid = subprocess.Popen(command)
-    while trained(out) < 2 and grid.poll() is None:
+    while outlook(plan, Store(out)).missing.total() >= whole - 2 and grid.poll() is None:
         time.sleep(0.05)
     grid.send_signal(signal.SIGKILL)
     grid.wait()
     time.sleep(1)  # for the workers to notice
     before = results(out)
-    plan = plan_of(root, wanted, asked)
     todo = outlook(plan, Store(out)).missing.total()
-    assert 0 < todo < 4
+    assert 0 < todo < whole
     ran: list[str] = []
     assert run_grid(plan, asked, out, inline, lambda job: ran.append(job.label)) == {}
     assert len(ran) == todo

@@ -113,6 +113,6 @@ def test_api_surface() -> None:
     for name in restore_vlm.__all__:
         assert getattr(restore_vlm, name).__doc__
     public = {n for n in vars(Classifier) if not n.startswith("_")}
-    assert public == {"predict", "evaluate", "batches", "save", "load"}
+    assert public == {"predict", "evaluate", "batches", "to_test", "save", "load"}
     with pytest.raises(AttributeError, match="no attribute"):
         restore_vlm.Clasifier  # noqa: B018

@@ -99,7 +99,10 @@ def test_every_image_counts_once(alone: tuple, together: tuple) -> None:
     for rank in (0, 1):
         found = json.loads((together[0] / f"{name}-{rank}.json").read_text())
         for mine, theirs in zip(found["figures"], expected["figures"], strict=True):
-            assert mine.pop("calibration_error") == pytest.approx(theirs["calibration_error"], rel=1e-5)
+            for mine_bin, bin_ in zip(mine.pop("reliability"), theirs["reliability"], strict=True):
+                assert mine_bin == pytest.approx(bin_, rel=1e-5)
+            for key in ("calibration_error", "true_probability"):
+                assert mine.pop(key) == pytest.approx(theirs[key], rel=1e-5)
             assert mine == {k: v if k != "interval" else list(v) for k, v in theirs.items() if k in mine}
         ours, theirs = torch.tensor(found["probabilities"]), torch.tensor(expected["probabilities"])
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
