@@ -10,7 +10,9 @@ VARIANTS = (
     "losses.feature_shift=none",
     "losses.feature_shift.measure=embedding",
     "losses.feature_shift.weight=3",
+    "training.lr=0.03",
 )
+FAST = ("surgery=none", "losses.feature_shift=none")
 
 
 @pytest.fixture(scope="session")
@@ -27,4 +29,6 @@ def grid(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert not run(root, out, wanted, request(*METHODS, settings=()))
     for changed in VARIANTS:
         assert not run(root, out, wanted, request("restore", settings=(changed,)))
+    for changed in FAST:
+        assert not run(root, out, wanted, request("restore", settings=(changed, "training.lr=0.03")))
     return out

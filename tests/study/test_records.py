@@ -30,7 +30,9 @@ def test_a_grid(grid: Path) -> None:
     assert {r.protocol for r in records} == {"base-to-novel"}
     assert {r.backbone for r in records} == {"tiny"}
     assert (
-        len({(r.method, r.settings, r.dataset, r.part) for r in records}) == len(records) == (8 + 4) * 2 * 2
+        len({(r.method, r.settings, r.dataset, r.part) for r in records})
+        == len(records)
+        == (8 + 5 + 2) * 2 * 2
     )
     assert all(r.folder is None for r in records if r.method == "clip")
     (one,) = [r for r in records if (r.method, r.dataset, r.part) == ("vpt", "split", "novel")]

@@ -1,6 +1,7 @@
 """The study regenerates from a grid, and its text agrees with its numbers."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,11 @@ from restore_vlm import UserError, cli
 from restore_vlm.study import read_records
 from restore_vlm.study.claims import judge
 from restore_vlm.study.figures import NAMES
-from restore_vlm.study.mini import BEGIN, END, regenerate
+from restore_vlm.study.mini import BEGIN, END, regenerate, with_table
+
+DOCS = Path(__file__).parents[2] / "docs" / "study"
+CITED = re.compile(r"(-?\d+(?:\.\d+)?)<!-- ([^|>]+?) \| ([^|>]+?) \| ([^|>]+?) -->")
+"""``NUMBER<!-- FILE | COLUMN=VALUE; COLUMN=VALUE | COLUMN -->``: where a number of the text is from."""
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -28,7 +33,7 @@ def test_everything_is_regenerated(grid: Path, root: Path, tmp_path: Path) -> No
     table = (tmp_path / "mini-base-to-novel.md").read_text()
     assert "base-to-novel, average over 2 datasets" in table and "| restore |" in table
     found = rows(tmp_path / "claims.csv")
-    assert len(found) == len(judge(read_records([grid]))) >= 14
+    assert len(found) == len(judge(read_records([grid]))) >= 17
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert all(row["measured"] in text for row in found)
@@ -43,3 +48,26 @@ def test_claims_are_about_runs_that_are_there(grid: Path) -> None:
         judge([r for r in records if "surgery=none" not in r.settings])
     with pytest.raises(UserError, match="The claims are about lpt on novel classes"):
         judge([r for r in records if r.method != "lpt"])
+
+
+def test_the_table_of_the_study_is_that_of_its_numbers() -> None:
+    text = (DOCS / "README.md").read_text()
+    shown = [line.split(" | ") for line in text.split(BEGIN)[1].split(END)[0].strip().splitlines()[2:]]
+    found = rows(DOCS / "claims.csv")
+    assert len(shown) == len(found)
+    for cells, row in zip(shown, found, strict=True):
+        assert cells[0] == f"| {row['claim']}" and cells[1] == row["measured"]
+        assert cells[3].split()[0] == f"{float(row['estimate']):.2f}"
+        assert cells[4] == f"{row['verdict']} |"
+    assert with_table(text, []).count(BEGIN) == 1
+
+
+def test_numbers_in_the_text_are_those_of_the_tables() -> None:
+    cited = CITED.findall((DOCS / "README.md").read_text())
+    assert len(cited) >= 10
+    for number, file, where, column in cited:
+        wanted = dict(part.split("=", 1) for part in where.split("; "))
+        found = [r for r in rows(DOCS / file) if all(r[k] == v for k, v in wanted.items())]
+        assert len(found) == 1, f"{file}: {where} is {len(found)} rows"
+        digits = len(number.partition(".")[2])
+        assert f"{float(found[0][column]):.{digits}f}" == number, f"{file}: {where}, {column}"

@@ -37,6 +37,7 @@ AXES = {
     "surgery.text_ratio": "surgery ratios",
     "prompts.depth": "prompt depth",
     "prompts.length": "prompt length",
+    "training.lr": "learning rate",
 }
 
 
@@ -166,7 +167,7 @@ def ablation(records: Iterable[Record]) -> Drawing:
 
 
 def sensitivity(records: Iterable[Record]) -> Drawing:
-    """Accuracy of RESTORE as lambda, the surgery ratios, prompt depth and prompt length change."""
+    """Accuracy of RESTORE as lambda, surgery ratios, prompt depth and length and learning rate change."""
     records = list(records)
     lines: dict[str, list[tuple[float, list[Record]]]] = {}
     for (method, changed), runs in variants(records).items():
@@ -183,9 +184,11 @@ def sensitivity(records: Iterable[Record]) -> Drawing:
     panels = figure.subplots(height, 2 if len(lines) > 1 else 1, squeeze=False, sharey=True)
     rows, seeds = [], 1
     for axes, (key, points) in zip(panels.flat, lines.items(), strict=False):
-        whole = reference(records, {r.dataset for _, runs in points for r in runs})
+        common = set.intersection(*({r.dataset for r in runs} for _, runs in points))
+        whole = reference(records, common)
         own = _own_value(key, whole, records)
-        ordered = sorted([*points, (own, whole)], key=lambda p: p[0])
+        same = [(x, [r for r in runs if r.dataset in common]) for x, runs in points]
+        ordered = sorted([*same, (own, whole)], key=lambda p: p[0])
         for row in _line(axes, key, own, ordered):
             rows.append(row)
             seeds = max(seeds, int(row["seeds"]))
@@ -218,7 +221,7 @@ def _line(
         for (x, _), s in zip(points, spreads, strict=True):
             yield {"setting": key, "value": x, "own": int(x == own), "score": score, **_spread("percent", s)}
     axes.axvline(own, color="#666666", ls=":", lw=1)
-    if key.startswith(("losses", "surgery")):
+    if key.startswith(("losses", "surgery", "training")):
         axes.set_xscale("log")
     axes.set_xticks([x for x, _ in points], [f"{x:g}" for x, _ in points])
     axes.minorticks_off()

@@ -22,6 +22,7 @@ HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
 SINGLE, RIVALS = ("vpt", "lpt"), ("ivlp", "maple")
 NO_L_FS, NO_SURGERY = ("losses.feature_shift=none",), ("surgery=none",)
 BY_EMBEDDINGS = ("losses.feature_shift.measure=embedding",)
+FAST, FAST_TEXT = ("training.lr=0.03",), ", at three times the learning rate"
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,18 @@ def _of(records: Sequence[Record], method: str, part: str, value: Quantity) -> d
 
 
 def _variant(records: Sequence[Record], changed: tuple[str, ...]) -> tuple[list[Record], list[Record]]:
-    """RESTORE as it is and with one thing changed, on the same datasets."""
+    """RESTORE as it is and with something changed, on the same datasets."""
+    runs = _changed(records, changed)
+    return with_shift(reference(records, {r.dataset for r in runs})), with_shift(runs)
+
+
+def _changed(records: Sequence[Record], changed: tuple[str, ...]) -> list[Record]:
     runs = variants(records).get((METHOD, changed))
     if not runs:
         raise UserError(
             f"The claims need {METHOD} with --set {' '.join(changed)}, which is not among the runs."
         )
-    return with_shift(reference(records, {r.dataset for r in runs})), with_shift(runs)
+    return runs
 
 
 def _matching(record: Record) -> float:
@@ -149,19 +155,41 @@ def _consistency(records: Sequence[Record], mine: Sequence[Record]) -> list[Clai
             Claim(claim, f"{what}, ivlp_fs - ivlp", sign, ivlp),
             Claim(claim, f"{what}, restore - restore without L_fs", sign, restore),
             Claim(claim, f"{what}, restore with L_fs by embeddings - without L_fs", sign, definition),
+            _fast(records, claim, f"{what}, restore - restore without L_fs", sign, part, value, NO_L_FS),
         ]
     return found
 
 
+def _fast(
+    records: Sequence[Record],
+    claim: str,
+    what: str,
+    sign: int,
+    part: str,
+    value: Quantity,
+    without: tuple[str, ...],
+) -> Claim:
+    """What a part of RESTORE does where the towers move further."""
+    whole, less = (with_shift(_changed(records, changed)) for changed in (FAST, without + FAST))
+    difference = paired(_of(whole, METHOD, part, value), _of(less, METHOD, part, value))
+    return Claim(claim, what + FAST_TEXT, sign, difference)
+
+
 def _surgery(records: Sequence[Record]) -> list[Claim]:
     whole, without = _variant(records, NO_SURGERY)
-    claim = "Surgery helps where both towers drift together"
-    accuracy = paired(scores_of(whole)["novel"], scores_of(without)["novel"])
-    shift = paired(_of(whole, METHOD, "base", _both), _of(without, METHOD, "base", _both))
-    return [
-        Claim(claim, "novel accuracy, points, restore - restore without surgery", 1, accuracy),
-        Claim(claim, "shift of both towers, restore - restore without surgery", -1, shift),
-    ]
+    claim, pair = "Surgery helps where both towers drift together", "restore - restore without surgery"
+    quantities: tuple[tuple[str, str, int, Quantity], ...] = (
+        ("novel accuracy, points", "novel", 1, lambda r: r.accuracy),
+        ("shift of both towers", "base", -1, _both),
+    )
+    found = []
+    for what, part, sign, value in quantities:
+        usual = paired(_of(whole, METHOD, part, value), _of(without, METHOD, part, value))
+        found += [
+            Claim(claim, f"{what}, {pair}", sign, usual),
+            _fast(records, claim, f"{what}, {pair}", sign, part, value, NO_SURGERY),
+        ]
+    return found
 
 
 def _hm(mine: Sequence[Record]) -> list[Claim]:

@@ -172,12 +172,12 @@ def discrepancy_gain(records: Iterable[Record]) -> Drawing:
 
 
 def _correlation_text(summary: Points, half: str) -> str:
-    shown = {"all points": "all", f"methods {GAINING}": "those " + GAINING}
+    shown = {"all points": "all", f"methods {GAINING}": GAINING}
     texts = []
     for row in summary:
         if row["half"] == half and row["points"] in shown:
             text = Estimate(row["value"], row["low"], row["high"], row["n"]).text
-            texts.append(f"Spearman of {shown[row['points']]}: {text}")
+            texts.append(f"Spearman, {shown[row['points']]}: {text}")
     return "\n".join(texts)
 
 
