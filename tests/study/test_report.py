@@ -71,7 +71,7 @@ def test_a_grid_in_the_browser(grid: Path, tmp_path: Path, browser: Any) -> None
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
     charts = browser.find_elements("css selector", "[data-chart]")
-    assert len(charts) == 5
+    assert len(charts) == 10
     assert all(len(c.find_elements("css selector", "svg path")) > 3 for c in charts)
     headings = [h.tag_name for h in browser.find_elements("css selector", "h1, h2")]
     assert headings[0] == "h1" and headings.count("h1") == 1
@@ -79,23 +79,69 @@ def test_a_grid_in_the_browser(grid: Path, tmp_path: Path, browser: Any) -> None
 
 def column(browser: Any, table: str, place: int) -> list[str]:
     script = f"return [...document.getElementById('{table}').tBodies[0].rows]"
-    return browser.execute_script(f"{script}.filter(r => !r.hidden).map(r => r.cells[{place}].dataset.key)")
+    return browser.execute_script(f"{script}.filter(r => !r.hidden).map(r => r.cells[{place}].textContent)")
+
+
+def click(browser: Any, element: Any) -> None:
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    element.click()
 
 
 def test_tables_sort_and_filter(grid: Path, tmp_path: Path, browser: Any) -> None:
     write_report([grid], tmp_path / "report.html")
     opened(browser, tmp_path / "report.html")
-    head = browser.find_element("css selector", "#sheet-classes th:nth-child(3)")
+    table = "sheet-calibration-1"
+    head = browser.find_element("css selector", f"#{table} th:nth-child(3)")
     button = head.find_element("css selector", "button")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
-    button.click()
-    values = [float(v) for v in column(browser, "sheet-classes", 2)]
+    click(browser, button)
+    values = [float(v.split()[0]) for v in column(browser, table, 2)]
     assert head.get_attribute("aria-sort") == "descending" and values == sorted(values, reverse=True)
     button.send_keys("\ue007")
     assert head.get_attribute("aria-sort") == "ascending"
-    assert [float(v) for v in column(browser, "sheet-classes", 2)] == sorted(values)
-    browser.find_element("css selector", "[data-filter='sheet-classes']").send_keys("vpt")
-    assert set(column(browser, "sheet-classes", 0)) == {"vpt"}
+    assert [float(v.split()[0]) for v in column(browser, table, 2)] == sorted(values)
+    click(browser, browser.find_element("css selector", f"#{table} th:nth-child(1) button"))
+    assert column(browser, table, 0) == sorted(column(browser, table, 0))
+    browser.find_element("css selector", f"[data-filter='{table}']").send_keys("vpt")
+    assert set(column(browser, table, 0)) == {"vpt"}
+
+
+def test_missing_values_sort_last(run: Path, tmp_path: Path, browser: Any) -> None:
+    write_report([run], tmp_path / "report.html")
+    opened(browser, tmp_path / "report.html")
+    table = "sheet-classes-1"
+    script = f"document.getElementById('{table}').tBodies[0].rows[0].cells[3].textContent = '-'"
+    browser.execute_script(script)
+    button = browser.find_element("css selector", f"#{table} th:nth-child(4) button")
+    for _ in range(2):
+        click(browser, button)
+        values = column(browser, table, 3)
+        assert values[-1] == "-" and "-" not in values[:-1]
+
+
+def drawn(browser: Any, title: str) -> str:
+    """The marks of a chart."""
+    figure = f"[...document.querySelectorAll('figure')].find(f => f.textContent.includes('{title}'))"
+    marks = "[...f.querySelectorAll('.mark-symbol path, .mark-line path')].map(p => p.getAttribute('d'))"
+    return browser.execute_script(f"const f = {figure}; return {marks}.join()")
+
+
+def test_controls_choose_what_charts_show(grid: Path, tmp_path: Path, browser: Any) -> None:
+    write_report([grid], tmp_path / "report.html")
+    opened(browser, tmp_path / "report.html")
+    seen = {drawn(browser, "Reliability")}
+    redraw = "const done = arguments[0]; redraw().then(() => done(''), (e) => done(String(e)))"
+    for name, value in (("scope", "base classes"), ("dataset", "plain")):
+        select = browser.find_element("css selector", f"select[name={name}]")
+        browser.execute_script("arguments[0].value = arguments[1]", select, value)
+        assert browser.execute_async_script(redraw) == ""
+        seen.add(drawn(browser, "Reliability"))
+    click(browser, browser.find_element("css selector", "[data-all='']"))
+    assert browser.execute_async_script(redraw) == ""
+    assert browser.find_element("id", "count").text == "0 of 8"
+    assert len(seen) == 3 and len(drawn(browser, "Reliability")) < min(map(len, seen))
+    click(browser, browser.find_element("css selector", "[data-all='1']"))
+    assert browser.execute_async_script(redraw) == ""
+    assert len(drawn(browser, "Reliability")) > max(map(len, seen)) / 2
 
 
 def test_phone_and_dark(grid: Path, tmp_path: Path, browser: Any) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from restore_vlm.errors import UserError
-from restore_vlm.study.numbers import ZERO, halves, hm_by_run
+from restore_vlm.study.numbers import ZERO, hm_by_run, methods_of, usual_settings
 from restore_vlm.study.records import Record, read_records
+from restore_vlm.study.report.entries import Entry, at_first, entries, names, scopes
 from restore_vlm.training import write_atomic
+
+if TYPE_CHECKING:
+    from restore_vlm.study.report.vega import Look, Section
 
 TEMPLATES = "restore_vlm.study.report"
 
@@ -52,32 +55,63 @@ def render_page(paths: Sequence[Path], data: str | None = None) -> str:
 
 
 def _content(paths: Sequence[Path], records: Sequence[Record], data: str | None) -> dict[str, Any]:
-    from restore_vlm.study.report import photos, tables
+    from restore_vlm.study.report import photos, repeat, tables, vega
 
-    grids = [p for p in paths if (p / "grids").is_dir()]
-    shown = _shown(records)
-    one = _told(shown)
-    confusions, origin = photos.confusions(one, data)
-    runs = [r for r in records if r.protocol == "runs"]
-    sheets = [sheet for p in grids for sheet in tables.grid_sheets(p)]
+    found = entries(_comparable(records))
+    look = vega.Look(names(found), at_first(found), scopes(found))
+    sections = _sections(paths, records, found, look)
+    told = _told(records)
+    confusions, origin = photos.confusions(told, data)
     facts = {
         "backbone": records[0].backbone,
-        "methods": ", ".join(dict.fromkeys(r.method for r in records)),
+        "methods": ", ".join(methods_of(records)),
         "datasets": ", ".join(dict.fromkeys(r.dataset for r in records)),
         "seeds": ", ".join(str(s) for s in sorted({r.seed for r in records})),
         "tests": str(len(records)),
-        **tables.machine(records),
+        **repeat.machine(records),
     }
     return {
         "title": ", ".join(p.resolve().name for p in paths),
         "facts": facts,
-        "commands": [c for p in paths for c in tables.commands(p, _under(p, records))],
-        "sheets": ([tables.run_sheet(runs)] if runs else []) + sheets,
-        "classes": tables.class_sheet(shown),
-        "charts": _charts(records, shown),
+        "commands": [c for p in paths for c in repeat.commands(p, _under(p, records))],
+        "sections": sections,
+        "classes": vega.Section("classes", "Classes", sheets=tables.class_sheets(found)),
+        "series": look.keys(),
+        "datasets": list(dict.fromkeys(e.record.dataset for e in found)),
+        "scopes": look.scopes,
+        "rows": {name: vega.packed(rows) for s in sections for name, rows in s.rows.items() if rows},
+        "specs": [{"rows": list(s.rows), "spec": c.spec} for s in sections for c in s.charts],
         "confusions": confusions,
-        "confused": f"{one.method}, {one.dataset}, {one.part} classes, seed {one.seed}. {origin}",
+        "confused": f"{told.method}, {told.dataset}, {told.part} classes, seed {told.seed}. {origin}",
     }
+
+
+def _sections(
+    paths: Sequence[Path], records: Sequence[Record], found: Sequence[Entry], look: Look
+) -> list[Section]:
+    from restore_vlm.study.report import learning, outcomes, shifts, tables, vega
+
+    results = vega.Section("results", "Results")
+    if len(found) < len(records):
+        results.notes.append("Charts are of the most shots and of methods as they are; the tables have all.")
+    for name, (rows, charts) in (
+        ("trade-off", outcomes.trade_off(found, look)),
+        ("shots", outcomes.by_shots(records, look)),
+    ):
+        results.rows[name] = rows
+        results.charts += charts
+    runs = [e for e in found if e.record.protocol == "runs"]
+    results.sheets = [tables.run_sheet(runs)] if runs else []
+    results.sheets += [sheet for p in paths if (p / "grids").is_dir() for sheet in tables.grid_sheets(p)]
+    curves = learning.learning(found, look)
+    parts = [results, *([curves] if curves else [])]
+    return [*parts, outcomes.calibration(found, look), shifts.shifts(found, records, look)]
+
+
+def _comparable(records: Sequence[Record]) -> list[Record]:
+    """Without a grid's variants of methods, which may be of other datasets: those are in the tables."""
+    usual = usual_settings(records)
+    return [r for r in records if r.protocol == "runs" or r.settings == usual]
 
 
 def _under(path: Path, records: Sequence[Record]) -> list[Record]:
@@ -86,30 +120,11 @@ def _under(path: Path, records: Sequence[Record]) -> list[Record]:
     return [r for r in records if r in own]
 
 
-def _shown(records: Sequence[Record]) -> list[Record]:
-    """Base and novel tests where there are any; else all."""
-    try:
-        return halves(records)
-    except UserError:
-        return list(records)
-
-
 def _told(records: Sequence[Record]) -> Record:
     """The test whose mistakes are shown: of the method best in HM, or of the last one."""
-    scores = {k: v for k, v in hm_by_run(records).items() if k[0] != ZERO}
+    comparable = _comparable(records)
+    scores = {k: v for k, v in hm_by_run(comparable).items() if k[0] != ZERO}
     if scores:
         best = max(scores, key=lambda key: scores[key])
-        return next(r for r in records if (r.method, r.dataset, r.seed) == best and r.part == "novel")
-    return records[-1]
-
-
-def _charts(records: Sequence[Record], shown: Sequence[Record]) -> list[Any]:
-    from restore_vlm.study.report import charts
-
-    found = charts.learning_curves(shown)
-    blocks = charts.block_chart(shown)
-    if blocks:
-        found.append(blocks)
-        with suppress(UserError):
-            found.append(charts.gain_chart(records))
-    return [*found, charts.reliability_chart(shown), charts.true_class_chart(shown)]
+        return next(r for r in comparable if (r.method, r.dataset, r.seed) == best and r.part == "novel")
+    return comparable[-1]

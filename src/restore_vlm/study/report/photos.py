@@ -40,6 +40,8 @@ def confusions(record: Record, data: str | None) -> tuple[list[Confusion], str]:
     place = data or record.result.get("data")
     if record.folder is None or place is None:
         return found, "Give --data for the photographs."
+    if (own := Path(place) / record.dataset).is_dir() and record.protocol != "runs":
+        place = str(own)
     try:
         classifier = Classifier.load(record.folder)
         which = record.part if record.part in ("all", "base", "novel") else list(record.result["classes"])

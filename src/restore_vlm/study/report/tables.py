@@ -1,30 +1,28 @@
-"""Tables of a report: what was run, results, classes."""
+"""Tables of a report: results, calibration, shift, classes."""
 
 from __future__ import annotations
 
-import json
-import shlex
-import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from restore_vlm.bench import Board, Store, tables
+from restore_vlm.bench import Board, Store, Table, tables
 from restore_vlm.bench.render import text as score_text
+from restore_vlm.study.numbers import HALVES, Spread, hm_by_run, over_seeds
 from restore_vlm.study.records import Record
-from restore_vlm.training import RunFolder
+from restore_vlm.study.report.entries import Entry, names
 
-CLASSES, NOTES = 200, 6
+CLASSES, NOTES = 400, 6
+MISSING = "-"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Text, what to sort it by, and whether it is the best of its column."""
+    """Text, and whether it is the best of its column."""
 
     text: str
-    key: float | str
     best: bool = False
 
 
@@ -36,145 +34,170 @@ class Sheet:
         title: Caption.
         columns: Names.
         rows: Of as many cells.
+        words: How many columns, from the left, are not numbers.
         notes: Sentences below.
     """
 
     title: str
     columns: list[str]
     rows: list[list[Cell]]
+    words: int = 1
     notes: list[str] = field(default_factory=list)
 
 
-def word(text: Any) -> Cell:
-    return Cell(str(text), str(text))
+def number(value: float | None, digits: int = 1, best: bool = False) -> Cell:
+    return Cell(MISSING if value is None else f"{value:.{digits}f}", best)
 
 
-def number(value: float | None, digits: int = 1) -> Cell:
-    return Cell("-", float("-inf")) if value is None else Cell(f"{value:.{digits}f}", value)
+def spread(value: Spread | None, digits: int = 1) -> Cell:
+    if value is None:
+        return Cell(MISSING)
+    beside = "" if value.std is None else f" ± {value.std:.{digits}f}"
+    return Cell(f"{value.mean:.{digits}f}{beside}")
 
 
 def grid_sheets(path: Path) -> list[Sheet]:
-    """The tables of a grid, as ``restore-vlm bench table`` prints them."""
+    """The tables of a grid, as ``restore-vlm bench table`` prints them, averages first."""
     store, found = Store(path), []
-    for common, cells in sorted(store.tables(), key=lambda table: len(table[0]["settings"])):
-        for table in reversed(tables(common, Board(cells, store))):
-            rows = [
-                [word(row.label)]
-                + [
-                    Cell(score_text(s), float("-inf") if s.mean is None else s.mean, i in table.best(c))
-                    for c, s in enumerate(row.scores)
-                ]
-                for i, row in enumerate(table.rows)
-            ]
-            title = f"{table.title} ({', '.join(common['settings'])})" if common["settings"] else table.title
-            found.append(Sheet(title, ["method", *table.columns], rows, _few(table.notes)))
-    return found
+    for common, cells in store.tables():
+        changed = f" ({', '.join(common['settings'])})" if common["settings"] else ""
+        for table in tables(common, Board(cells, store)):
+            place = (len(common["settings"]), "average over" not in table.title)
+            found.append((place, _grid_sheet(table, changed)))
+    return [sheet for _, sheet in sorted(found, key=lambda item: item[0])]
+
+
+def _grid_sheet(table: Table, changed: str) -> Sheet:
+    top = [table.best(c) for c in range(len(table.columns))]
+    rows = [
+        [Cell(row.label)]
+        + [Cell(MISSING if s.mean is None else score_text(s), i in top[c]) for c, s in enumerate(row.scores)]
+        for i, row in enumerate(table.rows)
+    ]
+    title = f"{table.title[:1].upper()}{table.title[1:]}{changed}"
+    return Sheet(title, ["method", *table.columns], rows, notes=_few(table.notes))
 
 
 def _few(notes: Sequence[str]) -> list[str]:
-    more = [f"and {len(notes) - NOTES} more"] if len(notes) > NOTES else []
-    return [*notes[:NOTES], *more]
+    sentences = [f"{note[:1].upper()}{note[1:]}." for note in notes[:NOTES]]
+    return [*sentences, f"And {len(notes) - NOTES} more."] if len(notes) > NOTES else sentences
 
 
-def run_sheet(records: Sequence[Record]) -> Sheet:
-    """Every test of run folders, with its interval."""
-    columns = ["method", "dataset", "classes", "seed", "accuracy, %", "from", "to", "ECE, %", "images"]
+def run_sheet(found: Sequence[Entry]) -> Sheet:
+    """Every test of run folders with its interval, and the harmonic mean of base and novel."""
+    columns = ["method", "dataset", "classes", "seed", "accuracy, %", "95 % interval", "ECE, %", "images"]
+    rows = []
+    for e in found:
+        r, (low, high) = e.record, e.record.result["interval"]
+        rows.append(
+            [Cell(e.method), Cell(r.dataset), Cell(r.part), Cell(str(r.seed)), number(r.accuracy),
+             Cell(f"{100 * low:.1f} to {100 * high:.1f}"), number(100 * r.result["calibration_error"]),
+             Cell(str(r.result["images"]))]
+        )  # fmt: skip
+    for name in dict.fromkeys(e.method for e in found):
+        for (_, dataset, seed), value in hm_by_run(e.record for e in found if e.method == name).items():
+            harmonic = [Cell(dataset), Cell("harmonic mean"), Cell(str(seed)), number(value)]
+            rows.append([Cell(name), *harmonic, *[Cell(MISSING)] * 3])
+    notes = ["Intervals are Wilson's, over test images. ECE: expected calibration error."]
+    if len({e.record.seed for e in found}) == 1:
+        notes.append("One seed: there is no spread over seeds to show.")
+    return Sheet("Tests", columns, rows, 3, notes)
+
+
+Measure = tuple[str, Callable[[Record], float | None], int]
+
+
+def measure_sheet(title: str, found: Sequence[Entry], measures: Sequence[Measure]) -> Sheet:
+    """Measures of every series and test: average over datasets, mean and spread over seeds."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for e in found:
+        groups.setdefault((e.method, e.scope or e.series), []).append(e.record)
     rows = [
-        [
-            word(" ".join([r.method, *r.settings])),
-            word(r.dataset),
-            word(r.part),
-            number(r.seed, 0),
-            number(r.accuracy),
-        ]
-        + [number(100 * end) for end in r.result["interval"]]
-        + [number(100 * r.result["calibration_error"]), number(r.result["images"], 0)]
-        for r in records
+        [Cell(method), Cell(scope)] + [spread(_over(own, value), digits) for _, value, digits in measures]
+        for (method, scope), own in groups.items()
     ]
-    notes = ["95 % Wilson intervals over test images."]
-    if len({r.seed for r in records}) == 1:
-        notes.append("One seed: nothing is said about the spread over seeds.")
-    return Sheet("Results", columns, rows, notes)
+    seeds = {e.record.seed for e in found}
+    note = f"Mean ± standard deviation over {len(seeds)} seeds." if len(seeds) > 1 else "One seed: no spread."
+    return Sheet(title, ["method", "tested on", *(name for name, *_ in measures)], rows, 2, [note])
 
 
-def class_sheet(records: Sequence[Record]) -> Sheet:
-    """Accuracy and shift of every class, mean over the tests it is in, most shifted first."""
-    accuracy: dict[tuple[str, str], list[float]] = {}
-    shift: dict[tuple[str, str], list[float]] = {}
-    for r in records:
-        for name, value in r.result["per_class"].items():
-            if value is not None:
-                accuracy.setdefault((r.method, name), []).append(100 * value)
-        for name, value in (r.shift or {}).get("by_class", {}).items():
-            shift.setdefault((r.method, name), []).append(value)
-    rows = [
-        [word(method), word(name), number(mean(values)), number(_mean(shift.get((method, name))), 3)]
-        for (method, name), values in accuracy.items()
-    ]
-    rows.sort(key=lambda row: -float(row[3].key) if row[3].text != "-" else 0.0)
-    notes = [] if len(rows) <= CLASSES else [f"The first {CLASSES} of {len(rows)}."]
+def _over(records: Sequence[Record], value: Callable[[Record], float | None]) -> Spread | None:
+    values = {id(r): value(r) for r in records}
+    known = [r for r in records if values[id(r)] is not None]
+    return over_seeds(known, lambda r: values[id(r)] or 0.0) if known else None
+
+
+def class_sheets(found: Sequence[Entry]) -> list[Sheet]:
+    """Accuracy and shift of every class, mean over seeds: one table of one method, else one each.
+
+    Of base and novel classes where there are any, else of all that was tested.
+    """
+    tuned = [e for e in found if e.record.part in HALVES]
+    found = tuned or found
+    accuracy = _by_class(found, lambda r: r.result["per_class"], 100)
+    shift = _by_class(found, lambda r: (r.shift or {}).get("by_class", {}), 1)
+    methods = names(found)
+    where = len({(e.record.dataset) for e in found}) > 1
+    if len({e.method for e in found}) == 1:
+        return [_one_method(found, accuracy, shift)]
+    low = _pivot("Accuracy by class, %, hardest first", accuracy, methods, 1, where, hardest=True)
     if not shift:
-        notes.append("Feature shift was not measured: restore-vlm shift RUN --data DATA.")
-    columns = ["method", "class", "accuracy, %", "shift of its text feature"]
-    return Sheet("Classes, most shifted first", columns, rows[:CLASSES], notes)
+        return [low]
+    moving = [m for m in methods if any(row.get(m) for row in shift.values())]
+    return [low, _pivot("Shift of the text feature by class, most shifted first", shift, moving, 3, where)]
 
 
-def _mean(values: Sequence[float] | None) -> float | None:
-    return mean(values) if values else None
+Place = tuple[str, str, str]
 
 
-def commands(path: Path, records: Iterable[Record]) -> list[str]:
-    """What to type to have the same again."""
-    mine = list(records)
-    return _bench(path, mine) if (path / "grids").is_dir() else _train(path, mine)
+def _by_class(
+    found: Iterable[Entry], values: Callable[[Record], dict[str, Any]], scale: float
+) -> dict[Place, dict[str, float]]:
+    """By class, dataset and test, the mean over seeds of every series."""
+    rows: dict[Place, dict[str, list[float]]] = {}
+    for e in found:
+        for name, value in values(e.record).items():
+            if value is not None:
+                place = (name, e.record.dataset, e.scope or e.series)
+                rows.setdefault(place, {}).setdefault(e.series, []).append(scale * value)
+    return {place: {s: mean(v) for s, v in row.items()} for place, row in rows.items()}
 
 
-def _train(path: Path, records: Sequence[Record]) -> list[str]:
-    run = tomllib.loads(RunFolder(path).config.read_text())["run"]
-    method = run["method"] if isinstance(run["method"], str) else records[0].method
-    words = ["restore-vlm", "train", run["data"], "--method", method, "--backbone", run["backbone"]]
-    words += [
-        "--shots",
-        str(run.get("shots", "all")),
-        "--seed",
-        str(run["seed"]),
-        "--classes",
-        run["classes"],
+def _pivot(
+    title: str,
+    rows: dict[Place, dict[str, float]],
+    series: Sequence[str],
+    digits: int,
+    where: bool,
+    hardest: bool = False,
+) -> Sheet:
+    order = sorted(rows, key=lambda place: mean(rows[place].values()), reverse=not hardest)
+    notes = [f"The first {CLASSES} of {len(rows)} classes."] if len(rows) > CLASSES else []
+    cells = []
+    for place in order[:CLASSES]:
+        row = rows[place]
+        values = {v for s, v in row.items() if s in series}
+        top = max(values) if hardest and len(values) > 1 else None
+        own = [number(row.get(s), digits, top is not None and row.get(s) == top) for s in series]
+        name, dataset, scope = place
+        cells.append([Cell(name), *([Cell(dataset)] if where else []), Cell(scope), *own])
+    words = ["class", *(["dataset"] if where else []), "tested on"]
+    return Sheet(title, [*words, *series], cells, len(words), notes)
+
+
+def _one_method(
+    found: Sequence[Entry], accuracy: dict[Place, dict[str, float]], shift: dict[Place, dict[str, float]]
+) -> Sheet:
+    def value(rows: dict[Place, dict[str, float]], place: Place) -> float | None:
+        return next(iter(rows.get(place, {}).values()), None)
+
+    order = sorted(accuracy, key=lambda p: (-(value(shift, p) or 0.0), value(accuracy, p)))
+    columns = ["class", "dataset", "tested on", "accuracy, %"] + (["shift of text feature"] if shift else [])
+    rows = [
+        [Cell(name), Cell(dataset), Cell(scope), number(value(accuracy, (name, dataset, scope)))]
+        + ([number(value(shift, (name, dataset, scope)), 3)] if shift else [])
+        for name, dataset, scope in order[:CLASSES]
     ]
-    words += ["--recipe", run["recipe"], "--precision", run["precision"]]
-    words += [w for s in run["settings"] for w in ("--set", s)] + ["--out", str(path)]
-    data = {r.part: r.result.get("data", run["data"]) for r in records}
-    tests = [
-        f"restore-vlm evaluate {path} --data {shlex.quote(d)} --classes {part}" for part, d in data.items()
-    ]
-    return [shlex.join(words), *tests]
-
-
-def _bench(path: Path, records: Sequence[Record]) -> list[str]:
-    found = []
-    for protocol, settings in dict.fromkeys((r.protocol, r.settings) for r in records):
-        mine = [r for r in records if (r.protocol, r.settings) == (protocol, settings)]
-
-        def joined(name: str, mine: Sequence[Record] = mine) -> str:
-            return ",".join(dict.fromkeys(str(getattr(r, name)) for r in mine))
-
-        where = "--source" if protocol in ("cross-dataset", "domain-generalisation") else "--datasets"
-        words = ["restore-vlm", "bench", protocol, "--root", "ROOT", where, joined("source")]
-        if where == "--source":
-            targets = dict.fromkeys(r.dataset for r in mine if r.dataset != r.source)
-            words += ["--targets", ",".join(targets)]
-        words += ["--methods", joined("method"), "--seeds", joined("seed"), "--backbone", mine[0].backbone]
-        words += [w for s in settings for w in ("--set", s)] + ["--out", str(path)]
-        found.append(shlex.join(words))
-    return found
-
-
-def machine(records: Sequence[Record]) -> dict[str, str]:
-    """Versions and machine of the first run that has them."""
-    for r in records:
-        if r.folder and (path := RunFolder(r.folder).environment).is_file():
-            found = json.loads(path.read_text())
-            packages = ", ".join(f"{name} {v}" for name, v in found["packages"].items())
-            return {"machine": f"{found['platform']}, {found['device_name']}, Python {found['python']}",
-                    "packages": packages}  # fmt: skip
-    return {}
+    notes = [f"The first {CLASSES} of {len(accuracy)} classes."] if len(accuracy) > CLASSES else []
+    title = "Classes, most shifted first" if shift else "Classes, hardest first"
+    return Sheet(title, columns, rows, 3, notes)
