@@ -35,9 +35,6 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 app.add_typer(datasets, name="datasets")
 app.add_typer(study, name="study")
-app.command()(shift)
-app.command()(figures)
-app.command()(report)
 
 
 SHARED = ("train", "evaluate")
@@ -287,6 +284,11 @@ def _show(result: Evaluation) -> None:
     if result.confusions:
         rows = [[c["true"], c["predicted"], str(c["count"])] for c in result.confusions]
         table("Most frequent mistakes", "shows", "taken for", "times", rows=rows)
+
+
+app.command()(shift)
+app.command()(figures)
+app.command()(report)
 
 
 def _place() -> tuple[int, int]:

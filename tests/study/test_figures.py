@@ -164,7 +164,9 @@ def test_nothing_to_draw(name: str, records: list[Record], root: Path) -> None:
 
 def test_what_a_figure_needs_is_named(records: list[Record], root: Path) -> None:
     no_shift = [replace(r, result={k: v for k, v in r.result.items() if k != "shift"}) for r in records]
-    with pytest.raises(UserError, match="feature shift measured; run restore-vlm shift"):
+    with pytest.raises(
+        UserError, match="feature shift measured on base or novel classes; run restore-vlm shift"
+    ):
         draw("shift-blocks", no_shift)
     learned = [r for r in records if r.method != "clip"]
     with pytest.raises(UserError, match="add the method clip"):

@@ -135,14 +135,17 @@ def methods_of(records: Iterable[Record]) -> list[str]:
 
 
 def with_shift(records: Iterable[Record]) -> list[Record]:
-    """Those whose feature shift was measured.
+    """Those whose feature shift was measured on the same classes as the test.
 
     Raises:
         UserError: If it was for none.
     """
     found = [r for r in records if r.shift]
     if not found:
-        raise UserError("No run has its feature shift measured; run restore-vlm shift RUN --data DATA first.")
+        raise UserError(
+            "No run has its feature shift measured on base or novel classes; run restore-vlm shift RUN "
+            "--data DATA with --classes base and with --classes novel."
+        )
     return found
 
 
