@@ -73,3 +73,11 @@ def test_not_tested(trained: Path, tmp_path: Path) -> None:
         evaluation.unlink()
     with pytest.raises(UserError, match="run restore-vlm evaluate"):
         read_records([tmp_path / "run"])
+
+
+def test_a_damaged_evaluation(trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / "evaluation-novel.json").write_text("{}")
+    with pytest.raises(UserError, match=r"evaluation-novel\.json is damaged: 'data' is missing"):
+        read_records([copy])

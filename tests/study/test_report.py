@@ -210,6 +210,16 @@ def test_nothing_to_report(tmp_path: Path, photos: Path) -> None:
     assert not (tmp_path / "r.html").exists()
 
 
+@pytest.mark.parametrize("text", ['{"packages', "{}", "[]"])
+def test_a_damaged_file_of_the_machine(run: Path, tmp_path: Path, text: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "environment.json").write_text(text)
+    with pytest.raises(UserError, match=r"environment\.json is damaged; remove it"):
+        write_report([copy], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_where_it_cannot_be_written(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ class Frozen:
         return out
 
 
-class Loss(nn.Module):
+class Loss(nn.Module, ABC):
     """One named term of the training loss.
 
     Args:
@@ -89,9 +90,9 @@ class Loss(nn.Module):
         """What of the frozen model it compares with: ``text``, ``image``, ``states``."""
         return set()
 
+    @abstractmethod
     def forward(self, out: Encoded, labels: Tensor) -> Tensor:
         """The scalar loss, unweighted; ``out.frozen`` holds what it needs of the frozen model."""
-        raise NotImplementedError
 
 
 class CrossEntropy(Loss):

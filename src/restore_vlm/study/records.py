@@ -65,8 +65,13 @@ def read_records(paths: Sequence[Path]) -> list[Record]:
         UserError: If a folder is neither, nothing in it is finished, or the runs are of different
             backbones.
     """
-    found = [record for path in paths for record in _of(path)]
-    backbones = list(dict.fromkeys(r.backbone for r in found))
+    return [record for own in read_each(paths) for record in own]
+
+
+def read_each(paths: Sequence[Path]) -> list[list[Record]]:
+    """The records of each folder; see :func:`read_records`."""
+    found = [_of(path) for path in paths]
+    backbones = list(dict.fromkeys(r.backbone for own in found for r in own))
     if len(backbones) > 1:
         raise UserError(
             f"The runs are of different backbones ({', '.join(backbones)}); compare those of one at a time."
@@ -74,7 +79,7 @@ def read_records(paths: Sequence[Path]) -> list[Record]:
     return found
 
 
-def _of(path: Path) -> Iterable[Record]:
+def _of(path: Path) -> list[Record]:
     if (path / "grids").is_dir():
         found = list(_grid(Store(path)))
     elif RunFolder(path).config.is_file():
@@ -101,17 +106,26 @@ def _grid(store: Store) -> Iterable[Record]:
 
 def _run(folder: RunFolder) -> Iterable[Record]:
     config = _toml(folder.config)
-    run, method = config["run"], config["method"]
     for evaluation in sorted(folder.path.glob("evaluation-*.json")):
         result = _json(evaluation)
         part = evaluation.stem.removeprefix("evaluation-")
         shift = folder.path / f"shift-{part}.json"
         if shift.is_file():
             result["shift"] = _json(shift)
-        yield Record(
-            "runs", method["name"], tuple(run["settings"]), _name(run["data"]), _name(result["data"]), part,
-            run.get("shots"), run["seed"], run["backbone"], result, folder.path,
-        )  # fmt: skip
+        try:
+            yield _record(folder.path, config, part, result)
+        except KeyError as error:
+            raise UserError(
+                f"{folder.config} or {evaluation} is damaged: {error} is missing; train or evaluate anew."
+            ) from None
+
+
+def _record(folder: Path, config: dict[str, Any], part: str, result: dict[str, Any]) -> Record:
+    run = config["run"]
+    return Record(
+        "runs", config["method"]["name"], tuple(run["settings"]), _name(run["data"]), _name(result["data"]),
+        part, run.get("shots"), run["seed"], run["backbone"], result, folder,
+    )  # fmt: skip
 
 
 def _name(data: str) -> str:

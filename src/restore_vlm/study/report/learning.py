@@ -133,7 +133,7 @@ def _lines_chart(name: str, key: str, title: str, x: alt.X, look: Look, datasets
             tooltip=[tip("series:N"), tip("epoch:Q"), tip("value:Q", ".4~g", title)],
         )
     )
-    return look.lines(base, 0)
+    return look.lines(base)
 
 
 def _sheet(logged: dict[Entry, list[dict[str, Any]]]) -> Sheet:

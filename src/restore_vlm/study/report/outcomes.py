@@ -75,7 +75,7 @@ def by_shots(records: Sequence[Record], look: Look) -> tuple[Rows, list[Chart]]:
         )
     )
     text = "Mean over the chosen datasets and all seeds. The charts below are of the most shots."
-    return rows, [look.finish("Accuracy by shots", text, look.lines(base, 0))]
+    return rows, [look.finish("Accuracy by shots", text, look.lines(base))]
 
 
 def calibration(found: Sequence[Entry], look: Look) -> Section:
@@ -145,7 +145,7 @@ def _reliability(look: Look) -> Chart:
         "Accuracy of images of about the same confidence; a calibrated model is on the dashed line, an "
         "overconfident one below it."
     )
-    whole = alt.layer(even.encode(x="x:Q", y="y:Q"), look.lines(base, 0))
+    whole = alt.layer(even.encode(x="x:Q", y="y:Q"), look.lines(base))
     return look.finish("Reliability", text, whole)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from restore_vlm.errors import UserError
 from restore_vlm.study.numbers import ZERO, hm_by_run, methods_of, usual_settings
-from restore_vlm.study.records import Record, read_records
+from restore_vlm.study.records import Record, read_each
 from restore_vlm.study.report.entries import Entry, at_first, entries, names, scopes
 from restore_vlm.training import write_atomic
 
@@ -42,11 +42,11 @@ def render_page(paths: Sequence[Path], data: str | None = None) -> str:
         from jinja2 import Environment, PackageLoader
     except ImportError:
         raise UserError("The report's parts are not installed: pip install 'restore-vlm[report]'.") from None
-    records = read_records(paths)
+    each = read_each(paths)
     environment = Environment(loader=PackageLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     folder = files(TEMPLATES) / "templates"
     return environment.get_template("page.html.j2").render(
-        **_content(paths, records, data),
+        **_content(dict(zip(paths, each, strict=True)), data),
         version=version("restore-vlm"),
         style=(folder / "style.css").read_text(),
         script=(folder / "page.js").read_text(),
@@ -54,12 +54,13 @@ def render_page(paths: Sequence[Path], data: str | None = None) -> str:
     )
 
 
-def _content(paths: Sequence[Path], records: Sequence[Record], data: str | None) -> dict[str, Any]:
+def _content(each: dict[Path, list[Record]], data: str | None) -> dict[str, Any]:
     from restore_vlm.study.report import photos, repeat, tables, vega
 
+    records = [r for own in each.values() for r in own]
     found = entries(_comparable(records))
     look = vega.Look(names(found), at_first(found), scopes(found))
-    sections = _sections(paths, records, found, look)
+    sections = _sections(list(each), records, found, look)
     told = _told(records)
     confusions, origin = photos.confusions(told, data)
     facts = {
@@ -71,9 +72,9 @@ def _content(paths: Sequence[Path], records: Sequence[Record], data: str | None)
         **repeat.machine(records),
     }
     return {
-        "title": ", ".join(p.resolve().name for p in paths),
+        "title": ", ".join(p.resolve().name for p in each),
         "facts": facts,
-        "commands": [c for p in paths for c in repeat.commands(p, _under(p, records))],
+        "commands": [c for p, own in each.items() for c in repeat.commands(p, own)],
         "sections": sections,
         "classes": vega.Section("classes", "Classes", sheets=tables.class_sheets(found)),
         "series": look.keys(),
@@ -112,12 +113,6 @@ def _comparable(records: Sequence[Record]) -> list[Record]:
     """Without a grid's variants of methods, which may be of other datasets: those are in the tables."""
     usual = usual_settings(records)
     return [r for r in records if r.protocol == "runs" or r.settings == usual]
-
-
-def _under(path: Path, records: Sequence[Record]) -> list[Record]:
-    """The records of one of several paths, which are read in order."""
-    own = read_records([path])
-    return [r for r in records if r in own]
 
 
 def _told(records: Sequence[Record]) -> Record:

@@ -7,7 +7,9 @@ import shlex
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from restore_vlm.errors import UserError
 from restore_vlm.study.records import Record
 from restore_vlm.study.report.entries import TRANSFER
 from restore_vlm.training import RunFolder
@@ -20,14 +22,24 @@ def commands(path: Path, records: Iterable[Record]) -> list[str]:
 
 
 def machine(records: Sequence[Record]) -> dict[str, str]:
-    """Versions and machine of the first run that has them."""
+    """Versions and machine of the first run that has them.
+
+    Raises:
+        UserError: If the file of them is damaged.
+    """
     for r in records:
         if r.folder and (path := RunFolder(r.folder).environment).is_file():
-            found = json.loads(path.read_text())
-            packages = ", ".join(f"{name} {v}" for name, v in found["packages"].items())
-            return {"machine": f"{found['platform']}, {found['device_name']}, Python {found['python']}",
-                    "packages": packages}  # fmt: skip
+            try:
+                return _machine(json.loads(path.read_text()))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise UserError(f"{path} is damaged; remove it, and the report does without.") from None
     return {}
+
+
+def _machine(found: dict[str, Any]) -> dict[str, str]:
+    packages = ", ".join(f"{name} {v}" for name, v in found["packages"].items())
+    return {"machine": f"{found['platform']}, {found['device_name']}, Python {found['python']}",
+            "packages": packages}  # fmt: skip
 
 
 def _train(path: Path, records: Sequence[Record]) -> list[str]:

@@ -33,7 +33,8 @@ def shifts(found: Sequence[Entry], records: Sequence[Record], look: Look) -> Sec
     measured = [e for e in found if e.record.shift and _moves(e.record)]
     if not measured:
         section.notes.append(
-            "Not measured by block. For runs: restore-vlm shift RUN --data DATA; grids measure it themselves."
+            "Not measured by block. For runs: restore-vlm shift RUN --data DATA with the --classes of their "
+            "tests; grids measure it themselves."
             if not any(e.record.shift for e in found)
             else "Nothing moved: the embeddings are those of the frozen model."
         )
@@ -86,7 +87,7 @@ def _blocks(key: str, look: Look) -> Chart:
             tooltip=[tip("series:N"), tip("block:Q"), tip("value:Q", ".4~g", label)],
         )
     )
-    return look.finish(title, f"{text} Mean over the chosen datasets and all seeds.", look.lines(base, 0))
+    return look.finish(title, f"{text} Mean over the chosen datasets and all seeds.", look.lines(base))
 
 
 def _gain(records: Sequence[Record], look: Look) -> tuple[Rows, Chart]:

@@ -137,7 +137,7 @@ def class_sheets(found: Sequence[Entry]) -> list[Sheet]:
     accuracy = _by_class(found, lambda r: r.result["per_class"], 100)
     shift = _by_class(found, lambda r: (r.shift or {}).get("by_class", {}), 1)
     methods = names(found)
-    where = len({(e.record.dataset) for e in found}) > 1
+    where = len({e.record.dataset for e in found}) > 1
     if len({e.method for e in found}) == 1:
         return [_one_method(found, accuracy, shift)]
     low = _pivot("Accuracy by class, %, hardest first", accuracy, methods, 1, where, hardest=True)

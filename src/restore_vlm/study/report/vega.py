@@ -112,11 +112,10 @@ class Look:
         parts = ["indexof(shown, datum.series) >= 0", f"({known} || datum.dataset == dataset)"]
         return " && ".join([*parts, "datum.scope == scope"] if scope else parts)
 
-    def lines(self, chart: Any, points: int) -> Any:
+    def lines(self, chart: Any) -> Any:
         """An encoded chart as lines with points."""
-        visible = points <= FEW
         line = chart.mark_line(strokeWidth=2).encode(color=self.colour, strokeDash=self.dash)
-        point = chart.mark_point(filled=True, size=34 if visible else 90, opacity=1 if visible else 0)
+        point = chart.mark_point(filled=True, size=34, opacity=1)
         return line + point.encode(color=self.colour, shape=self.shape)
 
     def finish(self, title: str, text: str, chart: Any, height: int = 250) -> Chart:
