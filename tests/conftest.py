@@ -31,3 +31,21 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for photo in sorted(folder.iterdir())[:6]:
             shutil.copy(photo, root / folder.name)
     return root
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small datasets of real photos."""
+    from bench.bench_makers import make_root
+
+    return make_root(tmp_path_factory.mktemp("root"))
+
+
+@pytest.fixture(scope="session")
+def grid(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small finished grid over them."""
+    from bench.small_grid import run_small_grid
+
+    out = tmp_path_factory.mktemp("grid")
+    run_small_grid(root, out)
+    return out

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_makers import DEMO, SHORT, copy, csv_of, plan_of, request, run, trials
 
+from bench.bench_makers import DEMO, SHORT, copy, csv_of, plan_of, request, run, trials
 from restore_vlm.bench import Local, Store, features, inline, outlook, run_grid, store
 from restore_vlm.bench.engines import DIED
+from restore_vlm.classifier import fit
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation import harmonic_mean, protocols
-from restore_vlm.serving import fit
 
 
 def results(out: Path) -> dict[Path, tuple[int, dict]]:
@@ -216,7 +216,7 @@ def test_killed_and_restarted_only_what_was_running_is_computed(root: Path, tmp_
     out = tmp_path / "out"
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
-        "from bench_makers import SHORT, request, run, trials\n"
+        "from bench.bench_makers import SHORT, request, run, trials\n"
         "from restore_vlm.bench import Local\n"
         "if __name__ == '__main__':\n"
         "    run(Path(sys.argv[1]), Path(sys.argv[2]), trials('split', seeds=[1, 2, 3, 4]),\n"

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from bench_makers import request
 
+from bench.bench_makers import request
 from restore_vlm.bench import Board, Store, compare, render, tables
 from restore_vlm.bench.compare import show
 from restore_vlm.bench.plan import Cell

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from catalogue_makers import MAKERS, WNIDS, lines, make, publish_counts
 
+from data.catalogue_makers import MAKERS, WNIDS, lines, make, publish_counts
 from restore_vlm.data import load_dataset, sample
 from restore_vlm.data.catalogue import (
     DATASETS,

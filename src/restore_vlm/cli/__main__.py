@@ -1,0 +1,3 @@
+from restore_vlm.cli import main
+
+main()

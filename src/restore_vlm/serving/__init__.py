@@ -1,5 +1,0 @@
-"""Using what was learned: the classifier and its Python API."""
-
-from restore_vlm.serving.classifier import Classifier, Prediction, fit
-
-__all__ = ["Classifier", "Prediction", "fit"]
