@@ -17,7 +17,7 @@ from restore_vlm.cli.options import names, numbers
 if TYPE_CHECKING:
     from restore_vlm.bench.grid import Outlook
 
-Root = Annotated[Path, typer.Option(help="What scripts/make_mini_benchmark.py made.")]
+Root = Annotated[Path, typer.Option(help="What studies.restore.datasets made.")]
 Out = Annotated[Path, typer.Option(help="Folder of runs and tables; the same command goes on there.")]
 Methods = Annotated[str, typer.Option(help="all, or a,b,...: methods or TOML files.")]
 Seeds = Annotated[str, typer.Option(help="1,2,3")]
@@ -87,7 +87,7 @@ def _show(views: list[Outlook], total: Outlook, titles: list[str]) -> None:
 @app.command()
 def write(
     grid: Annotated[Path, typer.Option(help="The --out of the grid.")],
-    root: Annotated[Path, typer.Option(help="What scripts/make_mini_benchmark.py made.")],
+    root: Annotated[Path, typer.Option(help="What studies.restore.datasets made.")],
     docs: Annotated[Path, typer.Option(help="Where tables, figures and claims go.")],
 ) -> None:
     """Write every table, figure and tested claim from the finished grid."""

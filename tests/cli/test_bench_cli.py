@@ -101,7 +101,7 @@ GOOD = {
         ({"--root": "absent"}, "There is no folder absent; give the folder"),
         ({"--datasets": "splitt"}, "Unknown dataset under .* 'splitt'; did you mean 'split'"),
         ({"--datasets": "split,split"}, "The dataset 'split' is given twice"),
-        ({"--datasets": ","}, "No dataset is given"),
+        ({"--datasets": ","}, "--datasets names nothing"),
         ({"--datasets": "few"}, "few has too few classes for base ones; it needs at least 4"),
         ({"--datasets": "half"}, "images of .* are absent|is absent"),
         ({"--methods": "mapel"}, "Unknown method 'mapel'; did you mean 'maple'"),

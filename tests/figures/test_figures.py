@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from scipy import stats
-from study.conftest import METHODS
 
+from bench.small_grid import METHODS
 from restore_vlm import UserError
 from restore_vlm.figures import Record, read_records
 from restore_vlm.figures.registry import MAP, NAMES, draw, write

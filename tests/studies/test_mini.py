@@ -3,33 +3,26 @@ import json
 import re
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-import typer
 
 from bench.bench_makers import DEMO
 from restore_vlm import cli
 from restore_vlm.bench import inline
-from restore_vlm.cli.bench import bench
 from restore_vlm.data import load_dataset
-from studies.restore import mini
+from studies.restore import datasets, mini
+from studies.restore.__main__ import app
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 PHOTOS = sorted((DEMO / "train").rglob("*.webp"))
 DOMAINS = ("art_painting", "cartoon", "photo", "sketch")
 
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(SCRIPTS))
-    import make_mini_benchmark
-
-    yield make_mini_benchmark
-    sys.path.remove(str(SCRIPTS))
+def script() -> ModuleType:
+    return datasets
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +124,11 @@ def test_fog_takes_contrast_and_more_of_it_in_the_distance(script: ModuleType) -
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Runs ``python -m studies.restore grid`` in this process; returns exit code, output and error output."""
     monkeypatch.setattr("restore_vlm.bench.Local", lambda workers, threads: inline)
-    app = typer.Typer()
-    app.add_typer(bench, name="bench")
-    monkeypatch.setattr(cli, "app", app)
 
     def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["restore-vlm", "bench", "mini", *map(str, args)])
+        monkeypatch.setattr(sys, "argv", ["studies.restore", "grid", *map(str, args)])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            cli.run_app(app)
         text, err = (re.sub(r"\s+", " ", t) for t in capsys.readouterr())
         return int(stop.value.code or 0), text, err
 

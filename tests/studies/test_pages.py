@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from restore_vlm import UserError, cli
+from restore_vlm import UserError
 from restore_vlm.figures import read_records
 from restore_vlm.figures.registry import NAMES
+from studies.restore.__main__ import app
 from studies.restore.claims import judge
 from studies.restore.pages import BEGIN, END, regenerate, with_table
 
@@ -26,8 +27,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_everything_is_regenerated(grid: Path, root: Path, tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    command = ["study", "mini", "--grid", str(grid), "--root", str(root), "--docs", str(tmp_path)]
-    result = CliRunner().invoke(cli.app, command, catch_exceptions=False)
+    command = ["write", "--grid", str(grid), "--root", str(root), "--docs", str(tmp_path)]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0 and "Claims" in result.stdout
     assert {p.stem for p in (tmp_path / "figures").iterdir()} == {*NAMES, "discrepancy-gain-summary"}
     table = (tmp_path / "mini-base-to-novel.md").read_text()

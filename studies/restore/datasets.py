@@ -1,13 +1,13 @@
 """Make the datasets of the mini benchmark from small copies of public ones.
 
-    python scripts/make_mini_benchmark.py ../shared/data ROOT
-    restore-vlm bench mini --root ROOT --out results
+    python -m studies.restore.datasets ../shared/data ROOT
+    python -m studies.restore grid --root ROOT --out results
 
 The first folder holds ``caltech-101.zip``, ``pacs.zip`` and ``tiny-imagenet-val.zip``. ROOT gets
 
 * ``caltech-101`` as it is, with its published split;
 * ``pacs/DOMAIN``: 30 training and 50 test images of each class and domain;
-* the kinds of ``src/restore_vlm/bench/mini.toml`` from Tiny ImageNet: 16 training and 34 test images of
+* the kinds of ``mini.toml`` from Tiny ImageNet: 16 training and 34 test images of
   each class, as they are (``animals``) and through simulated sensors (``animals-thermal``);
 * without the 40 classes on which the recipes of the tiny backbone were chosen (docs/tiny-clip.md).
 
@@ -27,9 +27,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from make_demo_photos import CLASSES, SEED, SENSORS, blur, take
 from PIL import Image
 
+from scripts.make_demo_photos import CLASSES, SEED, SENSORS, blur, take
 from studies.restore.mini import kinds
 
 Photos = dict[str, list[str]]
