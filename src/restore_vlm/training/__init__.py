@@ -1,7 +1,6 @@
 """Training: one loop, its schedule, precision and run folder."""
 
 from restore_vlm.measure.probe import Probe
-from restore_vlm.runtime.memory import keep_freed_memory
 from restore_vlm.runtime.precision import autocast, resolve_precision
 from restore_vlm.runtime.processes import World, join, leave
 from restore_vlm.training.fitting import fit_heads
@@ -20,7 +19,6 @@ __all__ = [
     "autocast",
     "fit_heads",
     "join",
-    "keep_freed_memory",
     "learning_rate",
     "leave",
     "read_tensors",

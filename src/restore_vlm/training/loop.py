@@ -16,7 +16,7 @@ from restore_vlm.data import Images, loader
 from restore_vlm.errors import UserError
 from restore_vlm.measure.probe import Probe
 from restore_vlm.method import Gradient, Losses, PromptedModel, TrainingConfig, make_average
-from restore_vlm.runtime.memory import keep_freed_memory
+from restore_vlm.runtime.memory import freed_memory_kept
 from restore_vlm.runtime.precision import autocast
 from restore_vlm.runtime.processes import World
 from restore_vlm.training.run_folder import RunFolder, add_lines, read_tensors, write_tensors
@@ -104,6 +104,7 @@ class Trainer:
             return learning_rate(self.config, self.step // self.steps_per_epoch, self.epochs)
         return learning_rate(self.config, self.step / self.steps_per_epoch, self.steps / self.steps_per_epoch)
 
+    @freed_memory_kept()
     def run(self, on_step: OnStep | None = None, on_shift: OnShift | None = None) -> None:
         """Trains to the end, from the checkpoint if there is one.
 
@@ -114,7 +115,6 @@ class Trainer:
         Raises:
             UserError: If a loss is not finite; names the step, the learning rate and the term.
         """
-        keep_freed_memory()
         self._resume()
         if self.step == 0:
             self._measure(0, None, on_shift)
