@@ -121,9 +121,8 @@ def fit_depth(
     """
     if recipe.prompts is None:
         return recipe, {}
-    depth, towers = recipe.prompts.depth, recipe.prompts.towers
-    depths = {"text": backbone.text.depth, "image": backbone.image.depth}
-    blocks = min(depths.values()) if towers == "both" else depths[towers]
+    depth = recipe.prompts.depth
+    blocks = min(t.depth for t in backbone.entered(recipe.prompts.towers, "Prompts cannot enter"))
     fitting = min(depth, blocks)
     if published and blocks < PUBLISHED_BLOCKS:
         fitting = min(fitting, math.ceil(depth * blocks / PUBLISHED_BLOCKS))
