@@ -207,6 +207,8 @@ def run(
     if recipe.trainable:
         world.part(min(recipe.training.batch, len(data.train)))
     backbone = load_backbone(config.backbone).to(device)
+    if config.log_shift:
+        backbone.entered("both", "Feature shift cannot be logged block by block in", "leave out --log-shift")
     published = not chooses_depth(config.method, recipe_name, config.settings)
     recipe, scaled = fit_depth(recipe, backbone, published, progress)
     model = build_model(recipe, backbone, data.classes, config.seed)
