@@ -171,6 +171,8 @@ def test_what_cannot_enter_a_resnet_leaves_nothing_behind(
 
 
 def test_a_log_of_blocks_that_are_not_shown_is_refused(photos: Path, resnet: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"logged block by block in the image tower .*; leave out --log-shift"):
+    with pytest.raises(
+        UserError, match=r"logged block by block in the image tower .*; leave out --log-shift"
+    ):
         fit(photos, "coop", resnet, shots=2, settings=SHORT, out=tmp_path / "run", log_shift=True)
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """Loading a backbone: what works is read as the checkpoint says, what does not is one clear sentence."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 import oracle
-from backbone.tiny_models import CONFIGS, SIGLIP, TEXT, build, images, tiny, wrap, write_folder
+from backbone.tiny_models import CLOSED, CONFIGS, SIGLIP, TEXT, build, images, tiny, wrap, write_folder
 from restore_vlm.backbone import Backbone, load_backbone, pick_device
 from restore_vlm.errors import UserError
 from restore_vlm.method import MethodConfig, PromptedModel
@@ -51,6 +52,31 @@ def test_local_folder(tmp_path: Path, config: dict) -> None:
         logits = PromptedModel(backbone, MethodConfig(name="clip", template="a {}"), ["cat", "dog"])(pictures)
         wanted = model.eval().get_logits(pictures, ids)[0]
     torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "convnext", "coca"])
+def test_local_folder_of_a_closed_tower(tmp_path: Path, kind: str) -> None:
+    model = write_folder(tmp_path, CLOSED[kind]).eval()
+    backbone = load_backbone(str(tmp_path))
+    assert backbone.image.closed or backbone.text.closed
+    assert (backbone.text.depth == 0) == (kind == "coca")
+    ids, pictures = backbone.text.tokenizer(["a cat", "a dog"]), images(backbone)
+    with torch.no_grad():
+        logits = PromptedModel(backbone, MethodConfig(name="clip", template="a {}"), ["cat", "dog"])(pictures)
+        unit = model.encode_image(pictures, normalize=True), model.encode_text(ids, normalize=True)
+        wanted = model.logit_scale.exp() * unit[0] @ unit[1].T
+    torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=0)
+
+
+def test_hugging_face_text_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_clip.hf_model, "transformers", None)
+    write_folder(tmp_path, SIGLIP)
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] = {"hf_model_name": "roberta-base", "hf_tokenizer_name": "roberta-base"}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as error:
+        load_backbone(str(tmp_path))
+    assert "pip install transformers" in sentence(error)
 
 
 def test_quick_gelu_is_read_from_the_config(tmp_path: Path) -> None:

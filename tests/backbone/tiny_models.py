@@ -168,5 +168,6 @@ def _tiny(kind: str, dtype: torch.dtype) -> tuple[nn.Module, Backbone]:
 
 def images(backbone: Backbone, count: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     size = backbone.preprocess.size
+    height, width = (size, size) if isinstance(size, int) else size
     random = torch.Generator().manual_seed(3)
-    return torch.randn(count, 3, size, size, generator=random, dtype=torch.float64).to(dtype)
+    return torch.randn(count, 3, height, width, generator=random, dtype=torch.float64).to(dtype)
