@@ -224,3 +224,13 @@ def test_umap_is_an_extra(records: list[Record], root: Path, monkeypatch: pytest
     monkeypatch.setitem(__import__("sys").modules, "umap", None)
     with pytest.raises(UserError, match=r"pip install 'restore-vlm\[umap\]'"):
         draw(MAP, records, root, umap=True)
+
+
+@pytest.mark.parametrize("name", ["discrepancy-gain", "shift-accuracy", "shift-blocks"])
+def test_figures_of_blocks_that_are_not_shown(name: str, resnet_grid: Path) -> None:
+    with pytest.raises(UserError, match=r"look at blocks, and a tower of .*clip shows none"):
+        draw(name, read_records([resnet_grid]))
+
+
+def test_other_figures_need_no_blocks(resnet_grid: Path, root: Path, tmp_path: Path) -> None:
+    assert drawn("true-class", read_records([resnet_grid]), root, tmp_path)

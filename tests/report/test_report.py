@@ -230,3 +230,10 @@ def test_the_extra_is_missing(run: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(__import__("sys").modules, "altair", None)
     with pytest.raises(UserError, match=r"pip install 'restore-vlm\[report\]'"):
         write_report([run], tmp_path / "r.html")
+
+
+def test_a_tower_without_blocks(resnet_grid: Path) -> None:
+    page = render_page([resnet_grid])
+    assert "A tower that shows no blocks is measured at its final features alone." in page
+    assert "Shift by block, text tower" in page
+    assert "Shift by block, image tower" not in page and "Discrepancy by block" not in page

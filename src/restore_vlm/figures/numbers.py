@@ -135,12 +135,18 @@ def methods_of(records: Iterable[Record]) -> list[str]:
 
 
 def with_shift(records: Iterable[Record]) -> list[Record]:
-    """Those whose feature shift was measured on the same classes as the test.
+    """Those whose feature shift was measured, block by block, on the same classes as the test.
 
     Raises:
         UserError: If it was for none.
     """
-    found = [r for r in records if r.shift]
+    measured = [r for r in records if r.shift]
+    found = [r for r in measured if r.shows_blocks]
+    if measured and not found:
+        raise UserError(
+            f"The figures of feature shift look at blocks, and a tower of {measured[0].backbone} shows none; "
+            "leave them out."
+        )
     if not found:
         raise UserError(
             "No run has its feature shift measured on base or novel classes; run restore-vlm shift RUN "

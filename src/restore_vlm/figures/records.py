@@ -55,6 +55,11 @@ class Record:
         """The measured feature shift, if it was."""
         return self.result.get("shift")
 
+    @property
+    def shows_blocks(self) -> bool:
+        """Whether that is by block in both towers; a tower that shows none has final features alone."""
+        return bool(self.shift and self.shift["text"] and self.shift["image"])
+
 
 def read_records(paths: Sequence[Path]) -> list[Record]:
     """The records of grids' folders (the ``--out`` of ``restore-vlm bench``) and run folders.

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from restore_vlm.backbone.text_tower import ClassPrompts, TextTower
+from restore_vlm.backbone.class_prompts import ClassTokens
+from restore_vlm.backbone.tower import Tower
 
 
 @cache
@@ -35,7 +36,7 @@ class HandWritten:
     ensemble: Tensor
 
 
-def encode_templates(tower: TextTower, prompts: Iterable[ClassPrompts]) -> HandWritten:
+def encode_templates(tower: Tower, prompts: Iterable[ClassTokens]) -> HandWritten:
     """Encodes classes in one template after the other: memory does not grow with their number.
 
     Args:
@@ -44,7 +45,7 @@ def encode_templates(tower: TextTower, prompts: Iterable[ClassPrompts]) -> HandW
     """
     mean: Tensor | float = 0.0
     direction, norm, count = mean, mean, 0
-    device = tower.positional_embedding.device.type
+    device = tower.device.type
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
         for classes in prompts:
             features, count = tower(classes)[0].float(), count + 1

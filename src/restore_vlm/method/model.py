@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restore_vlm.backbone import Backbone
-from restore_vlm.backbone.text_tower import ClassPrompts
+from restore_vlm.backbone.class_prompts import ClassTokens
 from restore_vlm.method.config import MethodConfig
 from restore_vlm.method.hand_written import HandWritten, encode_templates, templates
 from restore_vlm.method.heads import Heads
@@ -86,13 +86,13 @@ class PromptedModel(nn.Module):
         self.rows = torch.tensor(rows, device=self.backbone.device)
         self._hand_written: HandWritten | None = None
 
-    def tokenize(self, classnames: Sequence[str]) -> ClassPrompts:
+    def tokenize(self, classnames: Sequence[str]) -> ClassTokens:
         """The classes in the learned template."""
         if self.prompts is None or self.prompts.config.towers == "image":
             return self.frozen_classes(classnames)
         return self.prompts.tokenize(self.backbone, [name.replace("_", " ") for name in classnames])
 
-    def frozen_classes(self, classnames: Sequence[str], template: str | None = None) -> ClassPrompts:
+    def frozen_classes(self, classnames: Sequence[str], template: str | None = None) -> ClassTokens:
         """The classes in a hand-written template (the method's), as the frozen model would be asked."""
         names = [name.replace("_", " ") for name in classnames]
         return self.backbone.text.tokenize([(template or self.config.template).format(n) for n in names])

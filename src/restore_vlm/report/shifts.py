@@ -13,7 +13,7 @@ import altair as alt
 from restore_vlm.errors import UserError
 from restore_vlm.figures.numbers import HALVES
 from restore_vlm.figures.records import Record
-from restore_vlm.figures.shift import correlation, discrepancy, gain_points, tower_shift
+from restore_vlm.figures.shift import correlation, gain_points, tower_shift
 from restore_vlm.report.entries import Entry
 from restore_vlm.report.learning import shift_while_training
 from restore_vlm.report.tables import measure_sheet
@@ -42,8 +42,10 @@ def shifts(found: Sequence[Entry], records: Sequence[Record], look: Look) -> Sec
     section.notes.append(
         "Relative feature shift is ||tuned - frozen|| / ||frozen|| of the embeddings, 0 where nothing moved."
     )
-    section.rows["blocks"] = _block_rows(measured)
-    section.charts += [_blocks(key, look) for key in BLOCKS]
+    rows = section.rows["blocks"] = _block_rows(measured)
+    section.charts += [_blocks(key, look) for key in BLOCKS if any(key in row for row in rows)]
+    if not all(e.record.shows_blocks for e in measured):
+        section.notes.append("A tower that shows no blocks is measured at its final features alone.")
     with suppress(UserError):
         section.rows["gain"], chart = _gain(records, look)
         section.charts.append(chart)
@@ -54,7 +56,12 @@ def shifts(found: Sequence[Entry], records: Sequence[Record], look: Look) -> Sec
 def _moves(record: Record) -> bool:
     assert record.shift is not None
     features = (record.shift[f"{tower}_feature"]["relative"]["mean"] for tower in ("text", "image"))
-    return any(value > 1e-6 for value in (*features, tower_shift(record, "text")))
+    return any(value > 1e-6 for value in (*features, _over_blocks(record, "text") or 0))
+
+
+def _over_blocks(record: Record, tower: str) -> float | None:
+    """Mean relative shift of the blocks of a tower that shows them."""
+    return tower_shift(record, tower) if record.shift and record.shift[tower] else None
 
 
 def _block_rows(found: Sequence[Entry]) -> Rows:
@@ -145,9 +152,9 @@ def _sheet(found: Sequence[Entry]) -> Any:
         "Feature shift",
         found,
         [
-            ("text, mean of blocks", lambda r: tower_shift(r, "text"), 3),
-            ("image, mean of blocks", lambda r: tower_shift(r, "image"), 3),
-            ("discrepancy", discrepancy, 4),
+            ("text, mean of blocks", lambda r: _over_blocks(r, "text"), 3),
+            ("image, mean of blocks", lambda r: _over_blocks(r, "image"), 3),
+            ("discrepancy", of("total_discrepancy"), 4),
             ("text feature", of("text_feature", "relative", "mean"), 3),
             ("image feature", of("image_feature", "relative", "mean"), 3),
             ("matching cosine, frozen", of("before", "matching"), 3),

@@ -121,9 +121,8 @@ def fit_depth(
     """
     if recipe.prompts is None:
         return recipe, {}
-    depth, towers = recipe.prompts.depth, recipe.prompts.towers
-    depths = {"text": backbone.text.depth, "image": backbone.image.depth}
-    blocks = min(depths.values()) if towers == "both" else depths[towers]
+    depth = recipe.prompts.depth
+    blocks = min(t.depth for t in backbone.entered(recipe.prompts.towers, "Prompts cannot enter"))
     fitting = min(depth, blocks)
     if published and blocks < PUBLISHED_BLOCKS:
         fitting = min(fitting, math.ceil(depth * blocks / PUBLISHED_BLOCKS))
@@ -208,6 +207,8 @@ def run(
     if recipe.trainable:
         world.part(min(recipe.training.batch, len(data.train)))
     backbone = load_backbone(config.backbone).to(device)
+    if config.log_shift:
+        backbone.entered("both", "Feature shift cannot be logged block by block in", "leave out --log-shift")
     published = not chooses_depth(config.method, recipe_name, config.settings)
     recipe, scaled = fit_depth(recipe, backbone, published, progress)
     model = build_model(recipe, backbone, data.classes, config.seed)
