@@ -23,7 +23,7 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
 from restore_vlm.backbone import Backbone
 from restore_vlm.method import Losses, PromptedModel, load_recipe
-from restore_vlm.training import keep_freed_memory
+from restore_vlm.runtime.memory import keep_freed_memory
 
 
 def measure(kind: str, classes: int, count: int) -> tuple[float, float]:

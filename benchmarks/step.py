@@ -37,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracle import plain_logits
 from restore_vlm.backbone import Backbone
 from restore_vlm.method import Losses, PromptedModel, load_recipe
-from restore_vlm.training import autocast, keep_freed_memory
+from restore_vlm.runtime.memory import keep_freed_memory
+from restore_vlm.runtime.precision import autocast
 
 BATCH = 4
 CPU = torch.device("cpu")

@@ -29,8 +29,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from make_demo_photos import CLASSES, SEED, SENSORS, blur, take
 from PIL import Image
-
-from restore_vlm.bench.mini import kinds
+from studies.restore.mini import kinds
 
 Photos = dict[str, list[str]]
 

@@ -39,7 +39,7 @@ from open_clip import CLIP, get_tokenizer
 from PIL import Image
 from safetensors.torch import save_file
 
-from restore_vlm.training import keep_freed_memory
+from restore_vlm.runtime.memory import keep_freed_memory
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

@@ -6,18 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from restore_vlm.classifier import Classifier, Prediction, fit
     from restore_vlm.errors import UserError
     from restore_vlm.evaluation import Evaluation
-    from restore_vlm.serving import Classifier, Prediction, fit
 
 __all__ = ["Classifier", "Evaluation", "Prediction", "UserError", "fit"]
 
 _HOME = {
-    "Classifier": "restore_vlm.serving",
+    "Classifier": "restore_vlm.classifier",
     "Evaluation": "restore_vlm.evaluation",
-    "Prediction": "restore_vlm.serving",
+    "Prediction": "restore_vlm.classifier",
     "UserError": "restore_vlm.errors",
-    "fit": "restore_vlm.serving",
+    "fit": "restore_vlm.classifier",
 }
 
 

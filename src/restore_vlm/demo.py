@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from restore_vlm.classifier import Classifier, fit
 from restore_vlm.evaluation import harmonic_mean
-from restore_vlm.serving import Classifier, fit
 from restore_vlm.terminal import Bars, bars, out, table
 from restore_vlm.training import Progress, RunFolder, read_tensors, write_json
 

@@ -25,8 +25,8 @@ from torch import Tensor
 from restore_vlm.errors import UserError
 
 if TYPE_CHECKING:
+    from restore_vlm.classifier import Classifier
     from restore_vlm.method import PromptedModel
-    from restore_vlm.serving import Classifier
 
 KNEE = 4.0
 """The ``prompt`` measure enters the loss as it is up to this value, logarithmically beyond."""

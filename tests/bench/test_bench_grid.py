@@ -14,9 +14,9 @@ from bench_makers import DEMO, SHORT, copy, csv_of, plan_of, request, run, trial
 
 from restore_vlm.bench import Local, Store, features, inline, outlook, run_grid, store
 from restore_vlm.bench.engines import DIED
+from restore_vlm.classifier import fit
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation import harmonic_mean, protocols
-from restore_vlm.serving import fit
 
 
 def results(out: Path) -> dict[Path, tuple[int, dict]]:

@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 import torch
 from pydantic import ValidationError
+from restore_vlm.method.shift import KNEE, consistency, embedding_shift, prompt_norm, tempered
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
@@ -14,7 +15,6 @@ from backbone.tiny_models import TEXT, VISION, build, images, wrap
 from restore_vlm.backbone import Backbone
 from restore_vlm.method import Losses, MethodConfig, PromptedModel
 from restore_vlm.method.surgery import Surgery
-from restore_vlm.shift import KNEE, consistency, embedding_shift, prompt_norm, tempered
 
 NAMES = ["tabby cat", "dog", "Boeing 737-800", "cup_cakes"]
 LAYOUTS = {

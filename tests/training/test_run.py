@@ -15,7 +15,8 @@ import torch
 
 from restore_vlm.errors import UserError
 from restore_vlm.method import Recipe, load_recipe
-from restore_vlm.training import Progress, RunConfig, RunFolder, read_tensors, resolve_precision, run
+from restore_vlm.runtime.precision import resolve_precision
+from restore_vlm.training import Progress, RunConfig, RunFolder, read_tensors, run
 from restore_vlm.training.loop import Trainer
 from restore_vlm.training.run import fit_depth
 

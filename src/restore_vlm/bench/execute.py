@@ -13,11 +13,12 @@ from restore_vlm.bench.datasets import Images
 from restore_vlm.bench.features import evaluate_cached
 from restore_vlm.bench.plan import Job
 from restore_vlm.bench.store import RunPlace, Store, locked
+from restore_vlm.classifier import Classifier, fit
 from restore_vlm.data.dataset import same_name
 from restore_vlm.errors import UserError
+from restore_vlm.measure import Probe
 from restore_vlm.method import PromptedModel, load_recipe
-from restore_vlm.serving import Classifier, fit
-from restore_vlm.training import Probe, Progress, write_atomic, write_json
+from restore_vlm.training import Progress, write_atomic, write_json
 from restore_vlm.training.loop import OnStep
 
 

@@ -15,7 +15,7 @@ from restore_vlm.bench.spec import Spec, address, backbone_identity, learns, rec
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation.protocols import Trial, recipe_order
 from restore_vlm.method import Recipe, load_recipe, recipes
-from restore_vlm.training import resolve_precision
+from restore_vlm.runtime.precision import resolve_precision
 
 TEMPLATE = Recipe.model_fields["template"].default
 

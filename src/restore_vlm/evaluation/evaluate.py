@@ -20,7 +20,8 @@ from restore_vlm.evaluation.metrics import (
     worst_confusions,
 )
 from restore_vlm.method import PromptedModel
-from restore_vlm.training import autocast, join
+from restore_vlm.runtime.precision import autocast
+from restore_vlm.runtime.processes import join
 
 BATCH = 100
 

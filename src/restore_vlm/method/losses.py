@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from restore_vlm.method.config import FeatureShiftConfig, LossesConfig, MethodConfig
 from restore_vlm.method.model import Encoded, PromptedModel
-from restore_vlm.shift import consistency, embedding_shift, prompt_norms, tempered
+from restore_vlm.method.shift import consistency, embedding_shift, prompt_norms, tempered
 
 Mean = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 """Tensors of this process -> their means over all that share a batch; a gradient passes as it is."""

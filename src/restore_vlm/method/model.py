@@ -16,9 +16,9 @@ from restore_vlm.method.config import MethodConfig
 from restore_vlm.method.hand_written import HandWritten, encode_templates, templates
 from restore_vlm.method.heads import Heads
 from restore_vlm.method.prompts import Prompts
+from restore_vlm.method.shift import prompt_norms
 from restore_vlm.method.surgery import Surgery
 from restore_vlm.method.weights import Weights
-from restore_vlm.shift import prompt_norms
 
 
 class Encoded:

@@ -1,5 +1,5 @@
 """Using what was learned: the classifier and its Python API."""
 
-from restore_vlm.serving.classifier import Classifier, Prediction, fit
+from restore_vlm.classifier import Classifier, Prediction, fit
 
 __all__ = ["Classifier", "Prediction", "fit"]

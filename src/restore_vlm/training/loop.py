@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from restore_vlm.data import Images, loader
 from restore_vlm.errors import UserError
+from restore_vlm.measure.probe import Probe
 from restore_vlm.method import Gradient, Losses, PromptedModel, TrainingConfig, make_average
-from restore_vlm.training.distributed import World
-from restore_vlm.training.memory import keep_freed_memory
-from restore_vlm.training.precision import autocast
-from restore_vlm.training.probe import Probe
+from restore_vlm.runtime.memory import keep_freed_memory
+from restore_vlm.runtime.precision import autocast
+from restore_vlm.runtime.processes import World
 from restore_vlm.training.run_folder import RunFolder, add_lines, read_tensors, write_tensors
 from restore_vlm.training.schedule import learning_rate
 

@@ -29,12 +29,12 @@ from restore_vlm.data import (
     train_transform,
 )
 from restore_vlm.errors import UserError
+from restore_vlm.measure.probe import Probe
 from restore_vlm.method import PromptedModel, Recipe, chooses_depth, load_recipe, recipes
-from restore_vlm.training.distributed import World, join
+from restore_vlm.runtime.precision import Precision, resolve_precision
+from restore_vlm.runtime.processes import World, join
 from restore_vlm.training.fitting import fit_heads
 from restore_vlm.training.loop import OnShift, OnStep, Trainer
-from restore_vlm.training.precision import Precision, resolve_precision
-from restore_vlm.training.probe import Probe
 from restore_vlm.training.run_folder import RunFolder, write_json, write_tensors
 
 FORMAT = 1

@@ -1,0 +1,275 @@
+"""An adapted model to keep: fit it, ask it, save it, load it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+
+from restore_vlm.backbone import load_backbone, pick_device
+from restore_vlm.data import (
+    BadImage,
+    Dataset,
+    Item,
+    check,
+    load_dataset,
+    open_image,
+    select_classes,
+    test_transform,
+)
+from restore_vlm.errors import UserError
+from restore_vlm.evaluation import Evaluation, evaluate
+from restore_vlm.method import PromptedModel, Recipe
+from restore_vlm.runtime.processes import join
+from restore_vlm.training import Progress, RunConfig, read_tensors, run, training_images, write_tensors
+from restore_vlm.training.run import FORMAT
+
+Photo = str | Path | Image.Image
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The classes of one photo, most probable first.
+
+    Attributes:
+        classes: Names.
+        probabilities: Of those names, summing to 1 over all classes asked about.
+    """
+
+    classes: list[str]
+    probabilities: list[float]
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.classes[0]
+
+
+class Classifier:
+    """A CLIP adapted to some classes that can be asked about any.
+
+    Args:
+        model: Holding the training classes.
+        header: What :meth:`save` writes beside the weights.
+        folder: Where it was loaded from, if it was.
+    """
+
+    def __init__(self, model: PromptedModel, header: dict[str, Any], folder: Path | None = None) -> None:
+        self.model, self.header, self.folder = model.eval(), header, folder
+        self.classes: list[str] = header["classes"]
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        images: Photo | Sequence[Photo],
+        classes: Sequence[str] | None = None,
+        top: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Prediction]:
+        """Tells what photos show.
+
+        Args:
+            images: One or more paths or PIL images.
+            classes: Names to choose from, also ones never trained on; None for those of training.
+            top: How many classes to return; None for all.
+            progress: Called with the number of photos done.
+
+        Returns:
+            One prediction per photo.
+
+        Raises:
+            UserError: If a photo cannot be read, or a class is named twice or not at all.
+        """
+        names = self.classes if classes is None else _class_list(classes)
+        photos = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+        if self.model.classnames != names:
+            self.model.set_classes(names)
+        device = self.model.backbone.device
+        score, out = self.model.scorer(), []
+        for batch in self.batches(photos):
+            probability = score(batch.to(device)).softmax(-1).cpu()
+            values, index = probability.topk(min(top or len(names), len(names)))
+            for row, order in zip(values.tolist(), index.tolist(), strict=True):
+                out.append(Prediction([names[i] for i in order], row))
+            if progress:
+                progress(len(out))
+        return out
+
+    def batches(self, photos: Sequence[Photo]) -> Iterator[Tensor]:
+        """(b, 3, h, w) batches of photos under the backbone's own preprocessing.
+
+        Raises:
+            UserError: If a photo cannot be read.
+        """
+        transform = test_transform(self.model.backbone.preprocess)
+        for start in range(0, len(photos), BATCH):
+            yield torch.stack([transform(_read(p)) for p in photos[start : start + BATCH]])
+
+    def evaluate(
+        self,
+        data: str | Path | Dataset,
+        classes: str | Path | Sequence[str] = "all",
+        skip_bad_images: bool = False,
+        progress: Progress | None = None,
+        tested: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Evaluation:
+        """Tests on the labelled photos of ``data`` that it was not trained on.
+
+        Where the data has a split, its test part (or, without one, its val part); otherwise every
+        image. Images are compared with those of training by content, not by name.
+
+        Args:
+            data: Anything :func:`restore_vlm.fit` takes, or a loaded data set.
+            classes: ``all``, ``base``, ``novel``, a file of names, or names.
+            skip_bad_images: Whether to go on without unreadable images.
+            progress: Callbacks for what is worth saying and for the images checked.
+            tested: Called with images tested and of how many.
+
+        Raises:
+            UserError: If there is nothing to test on, or the data has defects.
+        """
+        items, names = self.to_test(data, classes, skip_bad_images, progress)
+        return evaluate(self.model, items, names, progress=lambda done: tested(done, len(items)))
+
+    def to_test(
+        self,
+        data: str | Path | Dataset,
+        classes: str | Path | Sequence[str] = "all",
+        skip_bad_images: bool = False,
+        progress: Progress | None = None,
+        others: Sequence[Path] = (),
+    ) -> tuple[list[Item], list[str]]:
+        """The labelled photos that :meth:`evaluate` tests on, and their class names.
+
+        What the runs in the folders ``others`` were trained on is left out too, so that all of them can
+        be asked about the same photos.
+        """
+        progress = progress or Progress()
+        full = data if isinstance(data, Dataset) else load_dataset(data)
+        chosen = select_classes(full, classes)
+        candidates = chosen.test or chosen.val if full.split else chosen.train
+        chosen = replace(chosen, train=[], val=[], test=candidates)
+        count = len(chosen.test)
+        chosen, report = join(self.model.backbone.device).once(
+            lambda: check(chosen, skip_bad_images, lambda done: progress.checked(done, count))
+        )
+        if report.bad:
+            progress.say(f"Going on without {len(report.bad)} unreadable images.")
+        folders = [folder for folder in (self.folder, *others) if folder]
+        seen = {image for folder in folders for image in training_images(folder).values()}
+        items = [i for i in chosen.test if report.hashes.get(i.path) not in seen]
+        if len(items) < len(chosen.test):
+            progress.say(f"Left out {len(chosen.test) - len(items)} images it was trained on.")
+        if not items:
+            raise UserError(f"There is nothing to test on in {full.name}: no image that was not trained on.")
+        return items, list(chosen.classes)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``adapter.safetensors``: what was learned, and a JSON header.
+
+        Raises:
+            UserError: If the folder cannot be written.
+        """
+        write_tensors(Path(folder) / "adapter.safetensors", self.model.adapter_state(), self.header)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | None = None) -> Classifier:
+        """Loads a run folder or what :meth:`save` wrote.
+
+        Raises:
+            UserError: If there is no adapter, it is damaged, or its backbone cannot be had.
+        """
+        path = Path(folder) / "adapter.safetensors"
+        tensors, header = read_tensors(path)
+        try:
+            if header["format"] > FORMAT:
+                raise UserError(f"{path} was written by restore-vlm {header['version']}; upgrade to read it.")
+            recipe, name = Recipe.model_validate(header["method"]), header["backbone"]
+            classes = [str(name) for name in header["classes"]]
+        except (KeyError, TypeError, ValidationError):
+            raise UserError(f"The header of {path} is damaged.") from None
+        model = PromptedModel(load_backbone(name), recipe, classes)
+        try:
+            fits = model.adapter_state().keys() == tensors.keys()
+            model.load_state_dict(tensors, strict=False)
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise UserError(f"{path} does not fit the backbone {name} that its header names.")
+        in_run = (Path(folder) / "images.json").is_file()
+        target = pick_device(device)
+        join(target)
+        return cls(model.to(target), header, Path(folder) if in_run else None)
+
+
+def fit(
+    data: str | Path,
+    method: str | Recipe = "restore",
+    backbone: str = "tiny",
+    shots: int | None = 16,
+    seed: int = 1,
+    classes: str = "all",
+    settings: Sequence[str] = (),
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Classifier:
+    """Adapts a CLIP to the photos in a folder.
+
+    Args:
+        data: Image folder (one sub-folder per class, with or without train/val/test), CSV or
+            JSON-lines manifest, or benchmark folder.
+        method: ``restore``, any other that ``restore-vlm methods`` lists, a TOML file, or a
+            :class:`restore_vlm.method.Recipe`.
+        backbone: See :func:`restore_vlm.backbone.load_backbone`.
+        shots: Training images per class; None takes all.
+        seed: Of sampling, initialisation and order.
+        classes: ``all``, ``base``, ``novel`` or a file of class names.
+        settings: Overrides such as ``"prompts.depth=6"``.
+        out: Run folder; None keeps everything in memory.
+        progress: Callbacks.
+        **options: The other fields of :class:`restore_vlm.training.RunConfig`.
+
+    Raises:
+        UserError: For bad input; one sentence says what and what to do.
+    """
+    request: dict[str, Any] = {
+        "data": str(data), "method": method, "backbone": backbone, "shots": shots, "seed": seed,
+        "classes": classes, "settings": tuple(settings), **options,
+    }  # fmt: skip
+    try:
+        config = RunConfig(**request)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UserError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}.") from None
+    folder = Path(out) if out else None
+    model, header = run(config, folder, progress)
+    return Classifier(model, header, folder)
+
+
+def _class_list(classes: Sequence[str]) -> list[str]:
+    names = [classes] if isinstance(classes, str) else [str(c).strip() for c in classes]
+    if not names or not all(names):
+        raise UserError("Name at least one class, and none of them empty.")
+    twice = {n for n in names if names.count(n) > 1}
+    if twice:
+        raise UserError(f"The class {sorted(twice)[0]!r} is named twice.")
+    return names
+
+
+def _read(photo: Photo) -> Image.Image:
+    if isinstance(photo, Image.Image):
+        return photo.convert("RGB")
+    try:
+        return open_image(Path(photo))
+    except BadImage as error:
+        raise UserError(f"{photo} cannot be read: {error}.") from None
+    except OSError as error:
+        raise UserError(f"{photo} cannot be opened: {error.strerror or error}.") from None

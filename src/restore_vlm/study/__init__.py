@@ -1,5 +1,0 @@
-"""What came out of finished runs, to look at: records, figures and the report."""
-
-from restore_vlm.study.records import Record, read_records
-
-__all__ = ["Record", "read_records"]

@@ -1,0 +1,90 @@
+"""``restore-vlm bench mini``: the benchmark that runs on any machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from restore_vlm.errors import UserError
+
+if TYPE_CHECKING:
+    from restore_vlm.bench.grid import Outlook
+
+Root = Annotated[Path, typer.Option(help="What scripts/make_mini_benchmark.py made.")]
+Out = Annotated[Path, typer.Option(help="Folder of runs and tables; the same command goes on there.")]
+Methods = Annotated[str, typer.Option(help="all, or a,b,...: methods or TOML files.")]
+Seeds = Annotated[str, typer.Option(help="1,2,3")]
+Protocols = Annotated[str, typer.Option(help="all, or of base-to-novel,cross-dataset,domain-generalisation.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Runs at a time, of a thread each; as many as cores.")
+]
+Docs = Annotated[Path | None, typer.Option(help="Write the tables here too, with command and time.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and compute nothing.")]
+
+
+def mini(
+    root: Root,
+    out: Out,
+    methods: Methods = "all",
+    seeds: Seeds = "1,2,3",
+    protocols: Protocols = "all",
+    workers: Workers = None,
+    docs: Docs = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run every method by three protocols on small real datasets with the tiny CLIP (hours on two cores)."""
+    from studies.restore import mini as benchmark
+
+    from restore_vlm.bench import Local, Shelf, Store, render, tables
+    from restore_vlm.method import methods as bundled
+    from restore_vlm.terminal import err
+
+    chosen = benchmark.PROTOCOLS if protocols == "all" else _names("protocols", protocols)
+    asked = benchmark.request(bundled() if methods == "all" else _names("methods", methods))
+    shelf = Shelf(root, lambda text: err.print(f"[yellow]![/] {text}", highlight=False))
+    with err.status("reading the datasets"):
+        stages = benchmark.stages(asked, _seeds(seeds), chosen)
+        plans = {stage: stage.plan(asked, shelf) for stage in stages}
+    if dry_run:
+        _show(*benchmark.outlooks(list(plans.values()), Store(out)), [s.title for s in stages])
+        return
+    failed = benchmark.run_stages(plans, asked, out, Local(workers, 1), lambda text: err.print(text))
+    store = Store(out)
+    for common, board in benchmark.boards(store, asked):
+        print(render(tables(common, board), "terminal"), end="")
+    if docs is not None:
+        said = {"methods": methods, "seeds": seeds, "protocols": protocols}
+        options = " ".join(f"--{name} {value}" for name, value in said.items() if value != "all")
+        command = f"restore-vlm bench mini --root ROOT --out OUT {options}"
+        benchmark.write_tables(store, asked, docs, command, "mini-")
+    if failed:
+        err.print(f"{len(failed)} runs failed; the same command tries them again.")
+        raise typer.Exit(1)
+
+
+def _show(views: list[Outlook], total: Outlook, titles: list[str]) -> None:
+    from restore_vlm.bench.grid import duration
+    from restore_vlm.terminal import table
+
+    rows = [
+        [title, str(view.done.total()), str(view.missing.total()),
+         "?" if view.seconds is None else duration(view.seconds)]
+        for title, view in zip([*titles, "all"], [*views, total], strict=True)
+    ]  # fmt: skip
+    table("Runs", "stage", "done", "to compute", "time, one after the other", rows=rows)
+
+
+def _names(what: str, text: str) -> list[str]:
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise UserError(f"--{what} names nothing; give all, or some separated by commas.")
+    return found
+
+
+def _seeds(text: str) -> list[int]:
+    found = _names("seeds", text)
+    if not all(seed.isdecimal() and int(seed) > 0 for seed in found):
+        raise UserError(f"--seeds {text!r} are not numbers from 1, such as 1,2,3.")
+    return [int(seed) for seed in found]

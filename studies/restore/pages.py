@@ -1,0 +1,59 @@
+"""The study of the mini benchmark: its tables, figures and claims from the finished grid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from studies.restore import mini
+from studies.restore.claims import Claim, judge
+
+from restore_vlm.bench import Store
+from restore_vlm.figures.drawing import csv_text
+from restore_vlm.figures.records import read_records
+from restore_vlm.figures.registry import NAMES, write
+from restore_vlm.method import methods
+from restore_vlm.training import write_atomic
+
+BEGIN, END = "<!-- claims -->", "<!-- end of claims -->"
+COMMAND = "restore-vlm bench mini --root ROOT --out OUT --seeds 1,2,3"
+
+
+def regenerate(
+    grid: Path, root: Path, docs: Path, done: Callable[[int, int], None] = lambda count, total: None
+) -> list[Claim]:
+    """Writes ``mini-PROTOCOL.md`` and ``.csv``, ``figures/``, ``claims.csv``, and the table in ``README.md``.
+
+    Args:
+        grid: The ``--out`` of ``restore-vlm bench mini``.
+        root: Its datasets.
+        docs: Where to.
+        done: Told of the steps.
+
+    Raises:
+        UserError: If the grid lacks what a figure or claim needs.
+    """
+    records, total = read_records([grid]), len(NAMES) + 2
+    for count, name in enumerate(NAMES):
+        done(count, total)
+        write(name, records, docs / "figures", root)
+    mini.write_tables(Store(grid), mini.request(methods()), docs, COMMAND, "mini-")
+    done(total - 1, total)
+    claims = judge(records)
+    write_atomic(docs / "claims.csv", csv_text([c.row() for c in claims]))
+    page = docs / "README.md"
+    if page.is_file():
+        write_atomic(page, with_table(page.read_text(), claims))
+    done(total, total)
+    return claims
+
+
+def with_table(page: str, claims: Sequence[Claim]) -> str:
+    """A page with the table of claims between its markers."""
+    lines = ["| claim | measured | expected | estimate [95 % interval] | here |", "|---|---|---|---|---|"]
+    for c in claims:
+        sign = "+" if c.expected > 0 else "-"
+        lines.append(f"| {c.claim} | {c.measured} | {sign} | {c.estimate.text} | {c.verdict} |")
+    table = "\n".join([BEGIN, *lines, END])
+    return re.sub(f"{BEGIN}.*?{END}", lambda _: table, page, flags=re.DOTALL)
