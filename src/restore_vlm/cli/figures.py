@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from restore_vlm.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from studies.restore.claims import Claim
 
 Paths = Annotated[
     list[Path], typer.Argument(help="The --out of restore-vlm bench, or runs of restore-vlm train.")
@@ -64,23 +68,35 @@ def _names(only: str) -> list[str]:
 study = typer.Typer(no_args_is_help=True, help="Regenerate a study from its finished grid.")
 
 
-@study.callback()
-def _group() -> None:
-    """One study so far."""
+Docs = Annotated[Path, typer.Option(help="Where tables, figures and claims go.")]
 
 
 @study.command()
 def mini(
     grid: Annotated[Path, typer.Option(help="The --out of restore-vlm bench mini.")],
     root: Annotated[Path, typer.Option(help="What scripts/make_mini_benchmark.py made.")],
-    docs: Annotated[Path, typer.Option(help="Where tables, figures and claims go.")],
+    docs: Docs,
 ) -> None:
     """Regenerate every table, figure and tested claim of the mini benchmark."""
     from studies.restore.pages import regenerate
 
-    from restore_vlm.terminal import bars, table
+    from restore_vlm.terminal import bars
 
     with bars() as display:
-        claims = regenerate(grid, root, docs, lambda done, total: display.move("study", done, total))
-    rows = [[c.claim, c.measured, c.estimate.text, c.verdict] for c in claims]
+        found = regenerate(grid, root, docs, lambda done, total: display.move("study", done, total))
+    _show(found)
+
+
+@study.command()
+def claims(docs: Docs) -> None:
+    """Compute the tested claims anew from the runs.csv in DOCS alone."""
+    from studies.restore.pages import rejudge
+
+    _show(rejudge(docs))
+
+
+def _show(found: Sequence[Claim]) -> None:
+    from restore_vlm.terminal import table
+
+    rows = [[c.claim, c.measured, c.estimate.text if c.estimate else "", c.verdict] for c in found]
     table("Claims", "claim", "measured", "estimate", "here", rows=rows, words=True)

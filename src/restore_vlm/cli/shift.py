@@ -62,10 +62,10 @@ def shift(
 
 
 def _same_backbone(folders: list[Path]) -> None:
-    from restore_vlm.training import read_tensors
+    from restore_vlm.classifier import read_adapter
+    from restore_vlm.training import RunFolder
 
-    headers = (read_tensors(folder / "adapter.safetensors")[1] for folder in folders)
-    names = list(dict.fromkeys(str(header.get("backbone")) for header in headers))
+    names = list(dict.fromkeys(read_adapter(RunFolder(folder).adapter)[1]["backbone"] for folder in folders))
     if len(names) > 1:
         raise UserError(f"The runs are of different backbones ({', '.join(names)}); measure those of one.")
 
