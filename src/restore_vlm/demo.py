@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 from collections.abc import Iterable
@@ -15,9 +16,9 @@ from typing import Any
 import torch
 
 from restore_vlm.classifier import Classifier, fit
-from restore_vlm.evaluation import harmonic_mean
+from restore_vlm.evaluation.statistics import harmonic_mean
 from restore_vlm.terminal import Bars, bars, out, table
-from restore_vlm.training import Progress, RunFolder, read_tensors, write_json
+from restore_vlm.training import Progress, RunFolder, write_atomic, write_json
 
 METHODS = ("clip", "ivlp", "maple", "restore")
 PHOTOS = Path(str(files("restore_vlm") / "assets" / "demo"))
@@ -104,10 +105,8 @@ def _job(method: str, seed: int, runs: Path, queue: Any) -> Row:
         precision="fp32",
     )
     base, novel = (classifier.evaluate(PHOTOS, which).accuracy for which in ("base", "novel"))
-    checkpoint = RunFolder(folder).checkpoint
-    seconds = read_tensors(checkpoint)[1]["seconds"] if checkpoint.is_file() else 0.0
     return {"method": method, "seed": seed, "base": base, "novel": novel, "hm": harmonic_mean(base, novel),
-            "seconds": seconds}  # fmt: skip
+            "seconds": RunFolder(folder).training_seconds()}  # fmt: skip
 
 
 def _summary(method: str, runs: list[Row]) -> Row:
@@ -116,7 +115,7 @@ def _summary(method: str, runs: list[Row]) -> Row:
         values = [r[score] for r in runs]
         row[score] = mean(values)
         row[f"{score}_spread"] = stdev(values) if len(values) > 1 else None
-    return row
+    return row | {"hm": harmonic_mean(row["base"], row["novel"])}
 
 
 def show(rows: list[Row], seeds: int) -> None:
@@ -163,10 +162,10 @@ def picture(rows: list[Row], path: Path) -> None:
     axes.set_title("16 thermal-camera photos of each of 20 classes", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=3, loc="upper left", fontsize=9)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, dpi=160, format="png")
+    content = io.BytesIO()
+    figure.savefig(content, dpi=160, format="png")
     plt.close(figure)
-    part.replace(path)
+    write_atomic(path, content.getvalue())
 
 
 def _predictions(run: Path) -> None:

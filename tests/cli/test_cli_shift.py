@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from restore_vlm import Classifier, UserError, cli, fit
 from restore_vlm.figures import read_records
 from restore_vlm.measure.shift import CONDITIONED, Alignment, Shift, Spread
+from restore_vlm.runtime.files import read_json
 from restore_vlm.training import training_images
 
 SHORT = ("training.epochs=1", "training.batch=4")
@@ -37,7 +38,7 @@ def test_the_numbers_are_those_of_the_function(runs: dict[str, Path], photos: Pa
     direct = classifier.shift([i.path for i in items], names, [i.label for i in items])
     assert found["total_discrepancy"] == pytest.approx(direct.total_discrepancy, rel=1e-6)
     assert found["by_class"] == pytest.approx(direct.by_class, rel=1e-6)
-    saved = json.loads((runs["ivlp"] / "shift-all.json").read_text())
+    saved = read_json(runs["ivlp"] / "shift-all.json", dict, "")
     assert saved == {"data": str(photos), **found}
 
 

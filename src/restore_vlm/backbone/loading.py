@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, fields
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from restore_vlm.backbone.image_tower import ImageTower, open_image_tower
 from restore_vlm.backbone.text_tower import TextTower, open_text_tower
 from restore_vlm.errors import UserError, unknown
+from restore_vlm.runtime.files import parse_json, read_text
 
 TINY = "tiny"
 WITHOUT = "choose a method that leaves that tower alone, such as tip_adapter_f or linear_probe"
@@ -133,8 +133,8 @@ def _check_folder(folder: Path) -> None:
             ".safetensors file."
         )
     try:
-        json.loads(config.read_text())["model_cfg"]
-    except (ValueError, KeyError, TypeError):
+        parse_json(read_text(config))["model_cfg"]
+    except (UserError, ValueError, KeyError, TypeError):
         raise UserError(f"{config} is not an open_clip configuration: no 'model_cfg' in it.") from None
 
 

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from restore_vlm.errors import UserError
+from restore_vlm.evaluation.statistics import difference
 from restore_vlm.figures.drawing import COLOURS, HALF_COLOURS, HATCHES, MARKERS, Drawing, bars_text, canvas
 from restore_vlm.figures.numbers import (
     HALVES,
     Spread,
     halves,
     hm_by_run,
+    hm_over_seeds,
     methods_of,
     over_seeds,
-    paired,
     uneven,
     usual_settings,
     variants,
@@ -145,7 +146,7 @@ def ablation(records: Iterable[Record]) -> Drawing:
     for place, (label, runs) in enumerate(found.items()):
         whole = scores_of(reference(records, {r.dataset for r in runs}))
         for i, (score, values) in enumerate(scores_of(runs).items()):
-            estimate = paired(values, whole[score])
+            estimate = difference(values, whole[score])
             error = None if estimate.low is None else [
                 [estimate.value - estimate.low], [estimate.high - estimate.value]  # type: ignore[operator]
             ]  # fmt: skip
@@ -155,7 +156,7 @@ def ablation(records: Iterable[Record]) -> Drawing:
                      capsize=2, ecolor="#333333", label=score if not place else None)  # fmt: skip
             rows.append(
                 {"variant": label, "score": score, "difference": estimate.value, "low": estimate.low}
-                | {"high": estimate.high, "n": estimate.n, "over": estimate.over, "p": estimate.p}
+                | {"high": estimate.high, "over": estimate.over, "p": estimate.p}
             )
     axes.axhline(0, color="black", lw=0.8)
     axes.set_xticks(range(len(found)), list(found))
@@ -163,7 +164,7 @@ def ablation(records: Iterable[Record]) -> Drawing:
     axes.set_title("RESTORE with one part changed")
     axes.legend(ncols=3, loc="upper left", bbox_to_anchor=(0, -0.1))
     over = " or ".join(sorted({str(row["over"]) for row in rows}))
-    return Drawing(figure, rows, f"Paired by dataset and seed; intervals: 95 % t over {over}.")
+    return Drawing(figure, rows, f"Paired by dataset and seed; 95 % intervals over {over}.")
 
 
 def sensitivity(records: Iterable[Record]) -> Drawing:
@@ -229,8 +230,6 @@ def _line(
 
 
 def _over(runs: Sequence[Record], score: str) -> Spread:
-    if score != "HM":
-        return over_seeds([r for r in runs if r.part == score], lambda r: r.accuracy)
-    values = scores_of(runs)["HM"]
-    base = [r for r in runs if r.part == "base" and (r.dataset, r.seed) in values]
-    return over_seeds(base, lambda r: values[r.dataset, r.seed])
+    if score == "HM":
+        return hm_over_seeds(runs)
+    return over_seeds([r for r in runs if r.part == score], lambda r: r.accuracy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from math import isnan
@@ -13,22 +12,20 @@ from typing import Any
 import numpy as np
 
 from restore_vlm.errors import UserError
+from restore_vlm.evaluation.statistics import Estimate, spearman
 from restore_vlm.figures.drawing import COLOURS, HATCHES, Drawing, bars_text, canvas, look
 from restore_vlm.figures.numbers import (
     HALVES,
+    NO_SHIFT,
     ZERO,
-    Estimate,
-    clustered_spearman,
     halves,
     methods_of,
     over_seeds,
-    pearson,
-    spearman,
     uneven,
     with_shift,
-    zero_shot,
 )
 from restore_vlm.figures.records import Record
+from restore_vlm.figures.runs import Run, runs_of, zero_shot
 
 TOWERS = ("text", "image")
 GAINING = "above zero-shot on base"
@@ -55,19 +52,25 @@ def moves(records: Sequence[Record]) -> dict[str, bool]:
     return found
 
 
-def gain_points(records: Iterable[Record]) -> list[dict[str, Any]]:
+def gain_points(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """One row per method, dataset, seed and half: discrepancy, and gain over zero-shot in points.
 
     Methods that move neither tower are left out: both of theirs would be zero on novel classes whatever
     they learned. Gains are rounded so that equal ones have the same rank.
+
+    Raises:
+        UserError: Without zero-shot, without a measured shift, or without anything else.
     """
-    mine = with_shift(halves(records))
-    zero, moving = zero_shot(mine), moves(mine)
+    mine = [r for r in runs if not r.changed]
+    measured = [(r, r.discrepancy) for r in mine if r.discrepancy is not None]
+    if not measured:
+        raise UserError(NO_SHIFT)
+    zero, moving = zero_shot(mine), {r.method for r, value in measured if value > 0}
     found = [
         {"method": r.method, "dataset": r.dataset, "seed": r.seed, "half": r.part,
-         "discrepancy": discrepancy(r), "gain": round(r.accuracy - zero[r.dataset, r.part, r.seed], 9)}
-        for r in mine
-        if moving[r.method] and (r.dataset, r.part, r.seed) in zero
+         "discrepancy": value, "gain": round(r.accuracy - zero[r.dataset, r.part, r.seed], 9)}
+        for r, value in measured
+        if r.method in moving and (r.dataset, r.part, r.seed) in zero
     ]  # fmt: skip
     if not found:
         raise UserError("Only zero-shot is among the runs, and it neither shifts nor gains; add a method.")
@@ -84,13 +87,15 @@ def gaining(points: Points) -> set[str]:
 
 
 def correlation(points: Points) -> Estimate:
-    """Spearman's of discrepancy and gain, its interval by redrawing methods."""
-    x, y = _columns(points)
-    return clustered_spearman(x, y, [p["method"] for p in points])
+    """Spearman's of discrepancy and gain; see :func:`restore_vlm.evaluation.statistics.spearman`."""
+    x, y, methods, datasets = (
+        [p[name] for p in points] for name in ("discrepancy", "gain", "method", "dataset")
+    )
+    return spearman(x, y, methods, datasets)
 
 
 def correlations(points: Points) -> list[dict[str, Any]]:
-    """Discrepancy against gain of each half in several ways, for points of one method are not independent.
+    """Spearman's of discrepancy and gain of each half, of all points and of some.
 
     ``methods above zero-shot on base`` leaves out those that do not gain on base classes, as where a learned
     context has not yet caught up with a hand-written one; ``without METHOD`` is the one method whose
@@ -98,43 +103,32 @@ def correlations(points: Points) -> list[dict[str, Any]]:
     """
     learned = gaining(points)
     return [
-        {"half": half, "points": what, "coefficient": kind, "value": e.value, "low": e.low, "high": e.high,
-         "n": e.n, "over": e.over}
+        {
+            "half": half,
+            "points": what,
+            "value": e.value,
+            "low": e.low,
+            "high": e.high,
+            "over": e.over,
+            "p": e.p,
+        }
         for half in HALVES
         if (mine := [p for p in points if p["half"] == half])
-        for (what, kind), e in _ways(mine, learned).items()
-    ]  # fmt: skip
+        for what, e in _ways(mine, learned).items()
+    ]
 
 
-def _ways(points: Points, learned: set[str]) -> dict[tuple[str, str], Estimate]:
+def _ways(points: Points, learned: set[str]) -> dict[str, Estimate]:
     methods = _grouped(points, "method")
-    means = [tuple(map(mean, _columns(own))) for own in methods.values()]
-    ranks = [rank for own in _grouped(points, "dataset").values() if (rank := _rank(own)) is not None]
-    found = {
-        ("all points", "Spearman"): correlation(points),
-        ("all points, as if independent", "Pearson"): pearson(*_columns(points)),
-        ("means of methods", "Pearson"): replace(pearson(*zip(*means, strict=True)), over="methods"),
-    }
-    if ranks:
-        found["within each dataset, averaged", "Spearman"] = Estimate.of(ranks, "datasets")
+    found = {"all points": correlation(points)}
     few = [p for p in points if p["method"] in learned]
     if few:
-        found[f"methods {GAINING}", "Spearman"] = correlation(few)
+        found[f"methods {GAINING}"] = correlation(few)
     if len(methods) > 2:
-        less = {m: [p for p in points if p["method"] != m] for m in methods}
-        name = min(less, key=lambda m: abs(_rank(less[m]) or 0))
-        found[f"without {name}", "Spearman"] = correlation(less[name])
+        less = {m: correlation([p for p in points if p["method"] != m]) for m in methods}
+        name = min(less, key=lambda m: abs(0 if isnan(less[m].value) else less[m].value))
+        found[f"without {name}"] = less[name]
     return found
-
-
-def _rank(points: Points) -> float | None:
-    """Spearman's, if there is one: of points that are not all the same."""
-    value = spearman(*_columns(points))
-    return None if isnan(value) else value
-
-
-def _columns(points: Points) -> tuple[list[float], list[float]]:
-    return [p["discrepancy"] for p in points], [p["gain"] for p in points]
 
 
 def _grouped(points: Points, key: str) -> dict[str, list[dict[str, Any]]]:
@@ -147,7 +141,14 @@ def _grouped(points: Points, key: str) -> dict[str, list[dict[str, Any]]]:
 def discrepancy_gain(records: Iterable[Record]) -> Drawing:
     """F3: discrepancy of feature shift against gain over zero-shot, on base and novel classes."""
     records = list(records)
-    rows = gain_points(records)
+    rows = gain_points(runs_of(records))
+    still = [m for m, moving in moves(with_shift(halves(records))).items() if not moving and m != ZERO]
+    left_out = f" Left out, as neither tower moves: {', '.join(still)}." if still else ""
+    return discrepancy_gain_of(rows, left_out)
+
+
+def discrepancy_gain_of(rows: Points, left_out: str = "") -> Drawing:
+    """F3 of the points of :func:`gain_points`."""
     summary = correlations(rows)
     figure = canvas(10, 4.4)
     panels = figure.subplots(1, 2, sharex=True)
@@ -162,13 +163,11 @@ def discrepancy_gain(records: Iterable[Record]) -> Drawing:
         axes.set_title(f"{half} classes\n{_correlation_text(summary, half)}")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8)
-    still = [m for m, moving in moves(with_shift(halves(records))).items() if not moving and m != ZERO]
-    left_out = f" Left out, as neither tower moves: {', '.join(still)}." if still else ""
     caption = (
-        "One point per method, dataset and seed; Spearman's 95 % interval by redrawing methods; "
+        "One point per method, dataset and seed; Spearman's 95 % interval by redrawing methods and datasets; "
         "discrepancy-gain-summary.csv has others."
     )
-    return Drawing(figure, rows, f"{caption}{left_out}", summary)
+    return Drawing(figure, list(rows), f"{caption}{left_out}", summary)
 
 
 def _correlation_text(summary: Points, half: str) -> str:
@@ -176,7 +175,7 @@ def _correlation_text(summary: Points, half: str) -> str:
     texts = []
     for row in summary:
         if row["half"] == half and row["points"] in shown:
-            text = Estimate(row["value"], row["low"], row["high"], row["n"]).text
+            text = Estimate(row["value"], row["low"], row["high"]).text
             texts.append(f"Spearman, {shown[row['points']]}: {text}")
     return "\n".join(texts)
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 
 import torch
 import torch.nn.functional as F
@@ -16,18 +13,13 @@ from restore_vlm.backbone.class_prompts import ClassTokens
 from restore_vlm.backbone.tower import Tower
 
 
-@cache
-def templates() -> tuple[str, ...]:
-    """The 60 templates that PromptSRC averages (arXiv 2307.06948), of CLIP's prompts for ImageNet."""
-    return tuple(json.loads(files(__package__).joinpath("templates.json").read_text(encoding="utf-8")))
-
-
 @dataclass
 class HandWritten:
     """The features of classes in hand-written prompts, for one template both the same.
 
     Attributes:
-        mean: (c, d) mean over the templates of the unnormalised features: what PromptSRC anchors to.
+        mean: (c, d) mean over the templates of the unnormalised features: what PromptSRC anchors to and
+            TaskRes scores by (arXiv 2211.10277).
         ensemble: (c, d) mean over the templates of the unit features, what CLIP scores by (arXiv
             2103.00020), at the templates' mean norm: surgery and heads expect features of that size.
     """

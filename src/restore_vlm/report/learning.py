@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -25,7 +23,7 @@ PLACE = ("step", "epoch")
 def learning(found: Sequence[Entry], look: Look) -> Section | None:
     """Learning curves of all runs, mean over seeds; None where nothing was learned."""
     runs = {e.record.folder: e for e in found if e.record.folder}
-    logged = {e: lines for folder, e in runs.items() if (lines := _lines(RunFolder(folder).metrics))}
+    logged = {e: lines for folder, e in runs.items() if (lines := RunFolder(folder).read_metrics())}
     if not logged:
         return None
     section = Section("learning", "Learning curves", sheets=[_sheet(logged)])
@@ -39,7 +37,7 @@ def learning(found: Sequence[Entry], look: Look) -> Section | None:
 def shift_while_training(found: Sequence[Entry], look: Look) -> tuple[Rows, list[Chart]]:
     """Feature shift by epoch on a fixed batch, of the runs that logged it."""
     runs = {e.record.folder: e for e in found if e.record.folder}
-    logged = {e: lines for folder, e in runs.items() if (lines := _lines(RunFolder(folder).shift))}
+    logged = {e: lines for folder, e in runs.items() if (lines := RunFolder(folder).read_shift())}
     rows = _averaged(logged, by_step=False)
     if not rows:
         return [], []
@@ -55,17 +53,6 @@ def shift_while_training(found: Sequence[Entry], look: Look) -> tuple[Rows, list
         for key, title in SHIFTS.items()
     ]
     return rows, charts
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """JSON lines; the last may be cut off by a kill."""
-    found = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
 
 
 def _averaged(logged: dict[Entry, list[dict[str, Any]]], by_step: bool) -> Rows:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from restore_vlm.errors import UserError
 from restore_vlm.figures.numbers import ZERO, hm_by_run, methods_of, usual_settings
 from restore_vlm.figures.records import Record, read_each
 from restore_vlm.report.entries import Entry, at_first, entries, names, scopes
-from restore_vlm.training import write_atomic
+from restore_vlm.runtime.files import bundled, write_atomic
 
 if TYPE_CHECKING:
     from restore_vlm.report.vega import Look, Section
@@ -44,12 +43,11 @@ def render_page(paths: Sequence[Path], data: str | None = None) -> str:
         raise UserError("The report's parts are not installed: pip install 'restore-vlm[report]'.") from None
     each = read_each(paths)
     environment = Environment(loader=PackageLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-    folder = files(TEMPLATES) / "templates"
     return environment.get_template("page.html.j2").render(
         **_content(dict(zip(paths, each, strict=True)), data),
         version=version("restore-vlm"),
-        style=(folder / "style.css").read_text(),
-        script=(folder / "page.js").read_text(),
+        style=bundled(TEMPLATES, "templates/style.css"),
+        script=bundled(TEMPLATES, "templates/page.js"),
         vega=vl_convert.javascript_bundle().replace("</script", r"<\/script"),  # type: ignore[call-arg]
     )
 

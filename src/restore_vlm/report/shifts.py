@@ -13,6 +13,7 @@ import altair as alt
 from restore_vlm.errors import UserError
 from restore_vlm.figures.numbers import HALVES
 from restore_vlm.figures.records import Record
+from restore_vlm.figures.runs import runs_of
 from restore_vlm.figures.shift import correlation, gain_points, tower_shift
 from restore_vlm.report.entries import Entry
 from restore_vlm.report.learning import shift_while_training
@@ -103,7 +104,7 @@ def _gain(records: Sequence[Record], look: Look) -> tuple[Rows, Chart]:
     Raises:
         UserError: Without zero-shot among the records, or with the same run twice.
     """
-    points = [p for p in gain_points(records) if p["discrepancy"] > 0]
+    points = [p for p in gain_points(runs_of(records)) if p["discrepancy"] > 0]
     rows = [
         {"series": p["method"], "dataset": p["dataset"], "scope": f"{p['half']} classes", "seed": p["seed"],
          "discrepancy": p["discrepancy"], "gain": p["gain"]}
@@ -130,7 +131,7 @@ def _gain(records: Sequence[Record], look: Look) -> tuple[Rows, Chart]:
     by_half = {half: [p for p in points if p["half"] == half] for half in HALVES}
     found = "; ".join(f"{half} {correlation(own).text}" for half, own in by_half.items() if len(own) > 2)
     text = "A point per dataset and seed; methods that are not chosen are faint." + (
-        f" Spearman's correlation over all points, 95 % interval by redrawing methods: {found}."
+        f" Spearman's correlation over all points, 95 % interval by redrawing methods and datasets: {found}."
         if found
         else ""
     )
