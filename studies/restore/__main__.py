@@ -1,8 +1,8 @@
 """The study of RESTORE's claims: run its grid, then write its tables, figures and claims.
 
-    python -m studies.restore grid --root ROOT --out OUT
-    python -m studies.restore write --grid OUT --root ROOT --docs docs/study
-    python -m studies.restore claims --docs docs/study
+python -m studies.restore grid --root ROOT --out OUT
+python -m studies.restore write --grid OUT --root ROOT --docs docs/study
+python -m studies.restore claims --docs docs/study
 """
 
 from __future__ import annotations
@@ -45,8 +45,7 @@ def grid(
     protocols: Protocols = "all",
     workers: Workers = None,
     docs: Docs = None,
-    dry_run: StudyDocs = Annotated[Path, typer.Option(help="Where tables, figures and claims go.")]
-DryRun = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Run every method by three protocols on small real datasets with the tiny CLIP (hours on two cores)."""
     from restore_vlm.bench import Local, Shelf, Store, render, tables
