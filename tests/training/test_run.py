@@ -8,11 +8,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from backbone.tiny_models import tiny
 from restore_vlm.data import train_transform
 from restore_vlm.errors import UserError
 from restore_vlm.method import Recipe, load_recipe
@@ -227,11 +227,21 @@ def test_depth_fits_the_backbone(
         (6, 6, "both", 7, False, 6),
     ],
 )
-def test_fit_depth(text: int, image: int, towers: str, depth: int, published: bool, fitting: int) -> None:
-    blocks = SimpleNamespace(text=SimpleNamespace(depth=text), image=SimpleNamespace(depth=image), name="it")
+def test_fit_depth(
+    text: int,
+    image: int,
+    towers: str,
+    depth: int,
+    published: bool,
+    fitting: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, backbone = tiny("gelu")
+    monkeypatch.setattr(backbone.text, "depth", text)
+    monkeypatch.setattr(backbone.image, "depth", image)
     recipe = load_recipe("ivlp", settings=[f"prompts.towers={towers}", f"prompts.depth={depth}"])
     said: list[str] = []
-    fitted, scaled = fit_depth(recipe, blocks, published, Progress(say=said.append))
+    fitted, scaled = fit_depth(recipe, backbone, published, Progress(say=said.append))
     assert fitted.prompts.depth == fitting
     assert len(said) == (fitting != depth)
     assert bool(scaled) == (published and fitting != depth)
