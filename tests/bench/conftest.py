@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import pytest
-from bench_makers import make_root
+
+from bench.bench_makers import make_root
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_makers import SHORT, csv_of, request, run, trials
 
+from bench.bench_makers import SHORT, csv_of, request, run, trials
 from restore_vlm.bench import Ray
 from restore_vlm.errors import UserError
 

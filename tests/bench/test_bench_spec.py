@@ -2,10 +2,10 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
-from bench_makers import DEMO
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.bench_makers import DEMO
 from restore_vlm.bench.spec import Spec, address, anchor_of, backbone_identity, learns, listing, recipe_fields
 from restore_vlm.data import Item, load_dataset
 from restore_vlm.errors import UserError

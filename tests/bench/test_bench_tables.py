@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import stdev
 
 import pytest
-from bench_makers import request, stored
 
+from bench.bench_makers import request, stored
 from restore_vlm.bench import Board, Store, compare, render, tables
 from restore_vlm.bench.compare import show
 from restore_vlm.bench.plan import Cell

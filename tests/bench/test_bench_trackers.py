@@ -3,8 +3,8 @@ import types
 from pathlib import Path
 
 import pytest
-from bench_makers import plan_of, request, trials
 
+from bench.bench_makers import plan_of, request, trials
 from restore_vlm.bench import Store, inline, run_grid
 from restore_vlm.bench.trackers import Tracking
 from restore_vlm.errors import UserError

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from bench_makers import SHORT
 
+from bench.bench_makers import SHORT
 from restore_vlm import cli
 from restore_vlm.bench import inline
 from restore_vlm.cli.bench import bench

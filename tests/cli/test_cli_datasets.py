@@ -2,9 +2,9 @@ import json
 from pathlib import Path
 
 import pytest
-from catalogue_makers import make, publish_counts
 from typer.testing import CliRunner, Result
 
+from data.catalogue_makers import make, publish_counts
 from restore_vlm.cli.datasets import app
 from restore_vlm.data.catalogue import DATASETS, load_catalogued
 from restore_vlm.data.catalogue.loading import read_rows

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_makers import picture
 from scipy.io import savemat
 
+from data.data_makers import picture
 from restore_vlm.data.benchmark import Rows
 from restore_vlm.data.catalogue import DATASETS, Counts
 

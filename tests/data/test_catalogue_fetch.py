@@ -16,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from catalogue_makers import make
 
+from data.catalogue_makers import make
 from restore_vlm.data.catalogue import DATASETS, Download, fetch, load_catalogued
 from restore_vlm.data.catalogue import download as downloading
 from restore_vlm.data.catalogue.download import download

@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from catalogue_makers import MAKERS, make
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.catalogue_makers import MAKERS, make
 from restore_vlm.data.benchmark import Row, Rows, read_split
 from restore_vlm.data.catalogue import DATASETS, load_catalogued
 from restore_vlm.data.catalogue.loading import made_here, read_rows

@@ -2,8 +2,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from data_makers import folder
 
+from data.data_makers import folder
 from restore_vlm.data import Dataset, check, load_dataset, same_content
 from restore_vlm.errors import UserError
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_makers import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from data.data_makers import picture
 from restore_vlm.data import BadImage, inspect, open_image
 from restore_vlm.data.images import PIXEL_LIMIT
 

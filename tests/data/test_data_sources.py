@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
-from data_makers import folder, picture
 
+from data.data_makers import folder, picture
 from restore_vlm.data import Item, load_dataset
 from restore_vlm.errors import UserError
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from restore_vlm.figures.runs import Run, runs_of
 from scipy import stats
 from studies.restore.claims import (
     AFTER,
@@ -18,6 +17,7 @@ from studies.restore.claims import (
 
 from restore_vlm.evaluation.statistics import Estimate, holm
 from restore_vlm.figures import Record, read_records
+from restore_vlm.figures.runs import Run, runs_of
 
 SPEARMAN = "Spearman of discrepancy and gain over zero-shot,"
 RESTRICTED = ", only methods that gain on base"

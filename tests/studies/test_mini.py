@@ -10,9 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import typer
-from bench_makers import DEMO
 from studies.restore import mini
 
+from bench.bench_makers import DEMO
 from restore_vlm import cli
 from restore_vlm.bench import inline
 from restore_vlm.cli.bench import bench

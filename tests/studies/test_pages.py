@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
-from restore_vlm.figures.runs import read_runs, runs_of
 from studies.restore.claims import judge
 from studies.restore.pages import BEGIN, END, regenerate, rejudge, with_table
 from typer.testing import CliRunner
@@ -16,6 +15,7 @@ from restore_vlm import UserError, cli
 from restore_vlm.evaluation import harmonic_mean
 from restore_vlm.figures import read_records
 from restore_vlm.figures.registry import NAMES
+from restore_vlm.figures.runs import read_runs, runs_of
 
 NUMBERS = ("estimate", "low", "high", "p", "p_holm")
 DOCS = Path(__file__).parents[2] / "docs" / "study"

@@ -21,7 +21,7 @@ from restore_vlm.cli.shift import shift
 from restore_vlm.errors import UserError
 
 if TYPE_CHECKING:
-    from restore_vlm.evaluation import Evaluation
+    from restore_vlm.evaluation import Comparison, Evaluation
     from restore_vlm.terminal import Bars
     from restore_vlm.training import Progress
 
@@ -98,6 +98,10 @@ def train(
     log_shift: Annotated[
         bool, typer.Option("--log-shift", help="Write feature shift to shift.jsonl after every epoch.")
     ] = False,
+    validation: Annotated[
+        str,
+        typer.Option(help="Share of the photos to hold back where none are left for validation, or none."),
+    ] = "0.2",
 ) -> None:
     """Adapt a model to the photos in DATA.
 
@@ -114,9 +118,11 @@ def train(
     with bars() as display:
         classifier = fit(
             data, method, backbone, _shots(shots), seed, classes, settings or (), folder, _progress(display),
-            recipe=recipe, names=str(names) if names else None, precision=precision.value, device=device,
-            skip_bad_images=skip_bad_images, log_shift=log_shift,
+            _validation(validation), recipe=recipe, names=str(names) if names else None,
+            precision=precision.value, device=device, skip_bad_images=skip_bad_images, log_shift=log_shift,
         )  # fmt: skip
+    if not _place()[0] and validation != "none":
+        _show_comparison(classifier.validation)
     err.print(
         f"Learned {len(classifier.classes)} classes with {Path(method).stem}: [bold]{folder}[/]",
         highlight=False,
@@ -248,6 +254,18 @@ def _shots(text: str) -> int | None:
     return int(text)
 
 
+def _validation(text: str) -> float | None:
+    if text == "none":
+        return None
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise UserError(f"--validation {text!r} is neither a share between 0 and 1 nor none.")
+    return share
+
+
 def _progress(display: Bars) -> Progress:
     from restore_vlm.training import Progress
 
@@ -264,6 +282,7 @@ def _progress(display: Bars) -> Progress:
         say=display.say,
         checked=lambda done, total: display.move("checking images", done, total),
         fitted=lambda done, total: display.move("encoding images", done, total),
+        compared=lambda done, total: display.move("comparing", done, total),
         on_step=step,
         on_shift=shift,
     )
@@ -285,6 +304,25 @@ def _show(result: Evaluation) -> None:
     if result.confusions:
         rows = [[c["true"], c["predicted"], str(c["count"])] for c in result.confusions]
         table("Most frequent mistakes", "shows", "taken for", "times", rows=rows)
+
+
+def _show_comparison(found: Comparison | None) -> None:
+    from restore_vlm.terminal import err, out, percent, table
+
+    if found is None:
+        err.print(
+            "No validation photos, so nothing is said of how good this is: classes of 5 or more give some."
+        )
+        return
+    where = "validation photos, on which its settings were chosen" if found.reused else "validation photos"
+    rows = [
+        [s.method, percent(s.accuracy), f"{percent(s.interval[0])} to {percent(s.interval[1])}"]
+        for s in found.scores
+    ]
+    rows.append(["guessing", percent(1 / found.classes), ""])
+    title = f"{found.photos} {where}, {found.classes} classes"
+    table(title, "", "accuracy, %", "95 % interval", rows=rows)
+    out.print(found.verdict, highlight=False, markup=False)
 
 
 app.command()(shift)

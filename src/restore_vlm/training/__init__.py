@@ -6,9 +6,9 @@ from restore_vlm.runtime.memory import keep_freed_memory
 from restore_vlm.runtime.precision import autocast, resolve_precision
 from restore_vlm.runtime.processes import World, join, leave
 from restore_vlm.runtime.tensors import read_tensors, write_tensors
-from restore_vlm.training.fitting import fit_heads
+from restore_vlm.training.fitting import fit_heads, frozen_features
 from restore_vlm.training.loop import Trainer
-from restore_vlm.training.run import Progress, RunConfig, run, training_images
+from restore_vlm.training.run import Progress, RunConfig, Trained, run, training_images
 from restore_vlm.training.run_folder import RunFolder
 from restore_vlm.training.schedule import learning_rate
 
@@ -17,10 +17,12 @@ __all__ = [
     "Progress",
     "RunConfig",
     "RunFolder",
+    "Trained",
     "Trainer",
     "World",
     "autocast",
     "fit_heads",
+    "frozen_features",
     "join",
     "keep_freed_memory",
     "learning_rate",

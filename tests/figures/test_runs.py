@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from restore_vlm.figures.runs import COLUMNS, Run, read_runs, runs_of, write_runs
 from studies.restore.claims import judge
 
 from restore_vlm import UserError
 from restore_vlm.figures import read_records
+from restore_vlm.figures.runs import COLUMNS, Run, read_runs, runs_of, write_runs
 
 number = st.floats(allow_nan=False, allow_infinity=False)
 names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1)
