@@ -44,7 +44,7 @@ class Record:
         seed: Of the run.
         backbone: Its name.
         result: The fields of :class:`restore_vlm.evaluation.Evaluation`, and where it was measured
-            ``shift``, those of :class:`restore_vlm.shift.Measurement`.
+            ``shift``, those of :class:`restore_vlm.measure.Measurement`.
         folder: The run folder; None where nothing is learned.
     """
 
