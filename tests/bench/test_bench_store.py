@@ -64,8 +64,11 @@ def test_a_result_is_named_and_computed_again(
     assert f"{path} is damaged (" in note and note.endswith("; the same restore-vlm bench computes it again")
     with pytest.raises(UserError, match="is damaged"):
         read_records([out])
-    result = CliRunner().invoke(cli.app, ["bench", "compare", str(out), "maple", "maple"])
-    assert isinstance(result.exception, UserError) and "is damaged" in str(result.exception)
+    for command in (["compare", str(out), "maple", "maple"], ["table", str(out), "--format", "csv"]):
+        result = CliRunner().invoke(cli.app, ["bench", *command])
+        assert isinstance(result.exception, UserError) and "is damaged" in str(result.exception)
+    table = CliRunner().invoke(cli.app, ["bench", "table", str(out), "--format", "markdown"])
+    assert table.exit_code == 0 and f"{path} is damaged" in table.stdout
     outlook(plan, store)
     assert run(root, out, trials("split"), ASKED) == {}
     assert csv_of(out) == before

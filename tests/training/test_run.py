@@ -130,6 +130,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(photos: Path, tmp_path: Path) -
     assert not (tmp_path / "run" / "adapter.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    "setting", ["prompts.length=1000000000000", f"prompts.length={10**25}", "training.weight_decay=1e300"]
+)
+def test_what_no_machine_can_hold(photos: Path, setting: str) -> None:
+    with pytest.raises(UserError, match=r"more than this machine can hold \(.+\); lower"):
+        run(request(photos, method="ivlp", settings=("training.epochs=1", setting)))
+
+
 def test_a_full_disk(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -195,7 +195,7 @@ def few_shot(
 @bench.command()
 def table(out: OutArgument, form: Format = Form.terminal) -> None:
     """Print the tables of all runs finished in OUT."""
-    for common, board in _boards(out):
+    for common, board in _boards(out, whole=form is Form.csv):
         _print(common, board, form)
 
 
@@ -265,7 +265,7 @@ def _outlook(plan: Plan, store: Store) -> None:
 
 
 def _boards(out: Path, whole: bool = False) -> list[tuple[dict, Board]]:
-    """The tables of a grid; where they say nothing of damaged results, these are refused."""
+    """The tables of a grid; damaged results are refused where they must be ``whole``, else noted below."""
     from restore_vlm.bench import Board, Store
 
     store = Store(out)

@@ -244,10 +244,30 @@ def run(config: RunConfig, out: Path | None = None, progress: Progress | None = 
         progress: Callbacks.
 
     Raises:
-        UserError: For bad input, a folder holding another run or being written to, or a non-finite loss.
+        UserError: For bad input, a folder holding another run or being written to, a non-finite loss, or
+            too little memory.
     """
     with ExitStack() as locks:
-        return _run(config, RunFolder(out) if out else None, progress or Progress(), locks)
+        try:
+            return _run(config, RunFolder(out) if out else None, progress or Progress(), locks)
+        except (RuntimeError, TypeError, MemoryError, OverflowError) as error:
+            if not _too_large(error):
+                raise
+            raise UserError(
+                f"The run asks for more than this machine can hold ({_first_line(error)}); lower "
+                "training.batch or what the method makes large."
+            ) from error
+
+
+def _too_large(error: Exception) -> bool:
+    """Whether memory, or the range of a number, was not enough; PyTorch has no class of its own for most."""
+    if isinstance(error, MemoryError | OverflowError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error).lower() for words in ("allocate memory", "overflow", "too large"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _run(config: RunConfig, folder: RunFolder | None, progress: Progress, locks: ExitStack) -> Trained:
