@@ -10,8 +10,15 @@ from restore_vlm import Classifier, fit
 from restore_vlm.data import Images, Item, train_transform
 from restore_vlm.errors import UserError
 from restore_vlm.method import MethodConfig, PromptedModel
-from restore_vlm.method.config import CacheConfig, ClipAdapterConfig, TaskResidualConfig
-from restore_vlm.method.heads import Cache, ClipAdapter, LinearProbe, TaskResidual
+from restore_vlm.method.heads import (
+    Cache,
+    CacheConfig,
+    ClipAdapter,
+    ClipAdapterConfig,
+    LinearProbe,
+    TaskResidual,
+    TaskResidualConfig,
+)
 from restore_vlm.training import Progress, RunConfig, run
 from restore_vlm.training.fitting import fit_heads
 
