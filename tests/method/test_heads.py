@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from backbone.tiny_models import images, tiny
 from restore_vlm import Classifier, fit
-from restore_vlm.data import Images, Item, train_transform
+from restore_vlm.data import Images, Item, test_transform, train_transform
 from restore_vlm.errors import UserError
 from restore_vlm.method import MethodConfig, PromptedModel
 from restore_vlm.method.heads import (
@@ -20,7 +20,7 @@ from restore_vlm.method.heads import (
     TaskResidualConfig,
 )
 from restore_vlm.training import Progress, RunConfig, run
-from restore_vlm.training.fitting import fit_heads
+from restore_vlm.training.fitting import fit_heads, tune_heads
 
 NAMES = ["cat", "fire truck", "tea"]
 ASKED = ["tea", "unicorn", "cat"]
@@ -171,6 +171,102 @@ def test_trained_saved_and_loaded_it_predicts_the_same(photos: Path, tmp_path: P
         assert loaded.predict(some, classes=names) == fitted.predict(some, classes=names)
     run(RunConfig(data=str(photos), method=method, shots=2, precision="fp32", settings=tuple(settings)),
         tmp_path / "run", Progress(on_step=lambda *step: pytest.fail("trained again")))  # fmt: skip
+
+
+def test_a_search_over_alpha_and_beta_is_the_plain_one() -> None:
+    head = Cache(CacheConfig(alpha=1.0, beta=5.5), 8, 3).double()
+    centres = unit(3, 8, seed=9)
+    labels = torch.arange(30) % 3
+    head.fit(centres[labels] + 0.7 * random(30, 8, seed=1), labels)
+    f = F.normalize(centres[labels] + 0.7 * random(30, 8, seed=2), dim=-1)
+    logits = 3 * f @ F.normalize(centres + 0.6 * random(3, 8, seed=3), dim=-1).T
+
+    def right(alpha: float, beta: float) -> int:
+        votes = (-beta * (1 - f @ head.keys.T)).exp() @ F.one_hot(head.labels, 3).double()
+        return int(((logits + alpha * votes).argmax(-1) == labels).sum())
+
+    found = {
+        (beta, alpha): right(alpha, beta)
+        for beta in (0.1 + i * 6.9 / 200 for i in range(200))
+        for alpha in (0.1 + i * 2.9 / 20 for i in range(20))
+    }
+    best, before = max(found.values()), right(1.0, 5.5)
+    assert best > before
+    choice = head.choose(logits, f, torch.arange(3), labels, (7, 3))
+    beta, alpha = next(pair for pair, count in found.items() if count == best)
+    assert (choice.before, choice.after, choice.photos) == (before / 30, best / 30, 30)
+    assert (head.alpha, head.beta) == pytest.approx((alpha, beta))
+    assert choice.settings == {"heads.cache.alpha": head.alpha, "heads.cache.beta": head.beta}
+
+
+def test_the_recipes_alpha_and_beta_stay_unless_others_are_better() -> None:
+    head = Cache(CacheConfig(alpha=1.17, beta=1.0), 8, 2).double()
+    keys = unit(2, 8)
+    head.fit(keys, torch.tensor([0, 1]))
+    choice = head.choose(10 * keys @ keys.T, keys, torch.arange(2), torch.tensor([0, 1]), (7, 3))
+    assert (head.alpha, head.beta, choice.after) == (1.17, 1.0, 1)
+
+
+def test_a_search_over_c_takes_what_is_right_most_often() -> None:
+    centres, labels = 0.4 * random(4, 16, seed=9), torch.arange(60) % 4
+    features = centres[labels] + random(60, 16, seed=1)
+    validation = centres[labels] + random(60, 16, seed=2)
+
+    def right(c: float) -> float:
+        head = LinearProbe(c, 16, 4).double()
+        head.fit(features, labels)
+        guesses = head(random(60, 4), F.normalize(validation, dim=-1), torch.arange(4)).argmax(-1)
+        return (guesses == labels).double().mean().item()
+
+    head = LinearProbe(31.6, 16, 4).double()
+    choice = head.choose(features, labels, validation, labels)
+    assert choice.settings == {"heads.linear_probe.c": head.c}
+    assert choice.before == pytest.approx(right(31.6))
+    assert choice.after == pytest.approx(right(head.c))
+    coarse = max(right(31.6 * 10**d) for d in range(-6, 7, 2))
+    assert choice.after >= coarse >= choice.before
+    assert choice.after > choice.before
+
+
+def test_settings_are_chosen_on_validation_photos(photos: Path) -> None:
+    """The probe's c before training, the cache's alpha and beta after it, with all else as it is then."""
+    chosen_on = [
+        Item(p, i)
+        for i, f in enumerate(sorted(photos.iterdir())[: len(NAMES)])
+        for p in sorted(f.iterdir())[2:]
+    ]
+    config = {"cache": {"views": 2}, "linear_probe": {"c": 1.0}}
+    assert MethodConfig(name="it", heads=config).searches
+    model, moved = build(**config), []
+    choice = fit_heads(model, items(photos), 1, lambda *count: moved.append(count), chosen_on)
+    assert moved[-1] == (6 * 3 + 12, 6 * 3 + 12)
+    assert choice.settings == {"heads.linear_probe.c": model.heads.probe.c}
+    assert choice.photos == 12
+    tuned = tune_heads(model, chosen_on)
+    assert tuned.settings == {
+        "heads.cache.alpha": model.heads.cache.alpha,
+        "heads.cache.beta": model.heads.cache.beta,
+    }
+    other = build(**config)
+    fit_heads(other, items(photos), 1)
+    for chosen in (choice, tuned):
+        other.heads.take(chosen)
+    assert (other.heads.probe.c, other.heads.cache.beta) == (model.heads.probe.c, model.heads.cache.beta)
+    fixed = build(cache={"views": 2, "search": None}, linear_probe={"search": False})
+    assert not fixed.config.searches
+    assert fit_heads(fixed, items(photos), 1, validation=chosen_on) is tune_heads(fixed, chosen_on) is None
+    assert tune_heads(model, []) is None
+
+
+def test_a_head_is_tuned_beside_the_others(photos: Path) -> None:
+    model = build(cache={"views": 1, "alpha": 0.0, "beta": 1.0}, clip_adapter={"ratio": 0.5})
+    fit_heads(model, items(photos), 1)
+    tuned = tune_heads(model, items(photos))
+    seen = Images(items(photos), test_transform(model.backbone.preprocess))
+    pictures, labels = map(list, zip(*seen, strict=True))
+    right = (model(torch.stack(pictures)).argmax(-1) == torch.tensor(labels)).float().mean().item()
+    assert tuned.after == pytest.approx(right)
+    assert tuned.after > tuned.before
 
 
 def saved(classifier: Classifier, folder: Path) -> Classifier:

@@ -48,7 +48,7 @@ class AveragingConfig(Part):
         """The averaging of a run.
 
         Args:
-            epochs: Of the run.
+            epochs: Number of epochs of the run.
             initial: The learned tensors by name, before the first step.
         """
         if self.kind == "gaussian":
@@ -63,7 +63,7 @@ class GaussianAverage:
 
     Args:
         config: Mean and std, in epochs.
-        epochs: N.
+        epochs: Number of epochs of the run, N.
 
     Example:
         >>> average = GaussianAverage(AveragingConfig(mean=2, std=1), epochs=2)
@@ -93,7 +93,7 @@ class Interpolation:
 
     Args:
         config: alpha.
-        epochs: Of the run.
+        epochs: Number of epochs of the run.
         initial: theta_0; copied. It is a function of the seed, so a resumed run has it again.
 
     Example:

@@ -83,6 +83,11 @@ class MethodConfig(Table):
         return found
 
     @property
+    def prompting(self) -> PromptConfig | None:
+        """The part that puts learned tokens into the towers, of whatever kind."""
+        return next((part for part in self.parts().values() if isinstance(part, PromptConfig)), None)
+
+    @property
     def trainable(self) -> bool:
         """Whether there is anything to learn by gradient."""
         return any(part.trainable for part in self.parts().values())
@@ -117,10 +122,10 @@ class TrainingConfig(Table):
 
     Attributes:
         optimiser: ``sgd`` with momentum, ``adam`` or ``adamw``.
-        eps: Adam's.
+        eps: Epsilon of Adam, added to the root of the second moment.
         schedule: Whether the learning rate changes with every epoch or with every step.
         iterations: Steps of the whole run in place of epochs.
-        final_lr: Where the cosine ends.
+        final_lr: Learning rate at the end of the cosine.
         clip_norm: Longest gradient of all learned tensors together; None leaves it as it is.
         crop: Areas of the random crops of training images.
         flip: Probability that a training image is mirrored.

@@ -83,7 +83,7 @@ def _as_toml(table: Table, owner: BaseModel) -> Table:
 def _idle(recipe: Recipe) -> Iterator[str]:
     """Settings that have no effect in this method."""
     learning = recipe.trainable and recipe.training.epochs > 0
-    written = not recipe.prompts or not recipe.prompts.learns("text")
+    written = not (recipe.prompting and recipe.prompting.learns("text"))
     template = written or recipe.compares & {"text", "states"}
     idle = {
         "source": not recipe.source,

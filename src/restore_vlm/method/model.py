@@ -38,7 +38,7 @@ class PromptedModel(nn.Module):
         self.known: dict[str, list[int]] = {}
         for row, name in enumerate(classnames):
             self.known.setdefault(name, []).append(row)
-        self.prompts = config.prompts.build(backbone, len(classnames)) if config.prompts else None
+        self.prompts = config.prompting.build(backbone, len(classnames)) if config.prompting else None
         self.weights = Weights(config.weights, backbone)
         surgery = config.surgery.build(backbone.dim) if config.surgery else {}
         self.text_surgery, self.image_surgery = surgery.get("text"), surgery.get("image")
@@ -76,7 +76,7 @@ class PromptedModel(nn.Module):
 
     def tokenize(self, classnames: Sequence[str]) -> ClassTokens:
         """The classes in the learned template."""
-        if self.prompts is None or self.prompts.config.towers == "image":
+        if self.prompts is None or not self.prompts.config.learns("text"):
             return self.frozen_classes(classnames)
         return self.prompts.tokenize(self.backbone, [name.replace("_", " ") for name in classnames])
 
@@ -98,10 +98,12 @@ class PromptedModel(nn.Module):
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """Everything that training changes: learned tensors, surgery ratios, what heads were fitted to."""
+        """Everything that training changes: learned tensors and the parts' own buffers, by name."""
         state = {n: p.detach() for n, p in self.trainable().items()}
-        fitted = {n: b for n, b in self.named_buffers() if n.startswith("heads.")}
-        return state | fitted | {n: b for n, b in self.named_buffers() if n.endswith("surgery.ratio")}
+        for prefix, part in self.named_modules():
+            if isinstance(part, PartModule):
+                state |= {f"{prefix}.{n}": b for n, b in part.named_buffers(recurse=False)}
+        return state
 
     def prompt_tokens(self) -> tuple[list[Tensor], list[Tensor]]:
         """Text and image prompts per layer; empty lists where a tower has none."""
@@ -112,7 +114,7 @@ class PromptedModel(nn.Module):
 
         Args:
             epoch: Counted from 0.
-            epochs: Of the run.
+            epochs: Number of epochs of the run.
         """
         text, image = self.prompt_tokens()
         for part in self.modules():
@@ -191,12 +193,10 @@ class PromptedModel(nn.Module):
 
         def score(images: Tensor) -> Tensor:
             out = self._see(images, image_prompts)
-            text = (
-                self.encode_text(text_prompts, image_features=out.image_features)[0]
-                if fixed is None
-                else fixed
-            )
-            out.text_features = text
+            if fixed is None:
+                out.text_features = self.encode_text(text_prompts, image_features=out.image_features)[0]
+            else:
+                out.text_features = fixed
             return self._compare(out).logits.float()
 
         return score

@@ -122,7 +122,7 @@ class PartModule(nn.Module):
 
         Args:
             epoch: Counted from 0.
-            epochs: Of the run.
+            epochs: Number of epochs of the run.
             tokens: The learned tokens as they are then.
         """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from restore_vlm.backbone import Backbone
 from restore_vlm.backbone.class_prompts import ClassPrompts, Context
 from restore_vlm.errors import UserError
-from restore_vlm.method.part import Part, PartModule, TowerName, Towers, within
+from restore_vlm.method.part import Composition, Part, PartModule, TowerName, Towers, within
 
 STD = 0.02
 BOTTLENECK = 16
-"""Of the meta-net: d / 16 hidden units."""
+"""The meta-net has d / 16 hidden units."""
 
 
 class PromptConfig(Part):
@@ -76,6 +76,11 @@ class PromptConfig(Part):
 
     def enters(self, tower: TowerName) -> bool:
         return within(tower, self.towers)
+
+    def conflicts(self, method: Composition) -> Iterable[str]:
+        kinds = [key for key, part in method.parts().items() if isinstance(part, PromptConfig)]
+        if len(kinds) > 1:
+            yield f"learned tokens are of one kind: {' or '.join(kinds)}, not both"
 
     def describe(self) -> str:
         kinds = {"per class": self.per_class, "conditional": self.conditional, "coupled": self.coupled}

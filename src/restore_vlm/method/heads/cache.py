@@ -15,7 +15,7 @@ from restore_vlm.method.heads.head import Choice, Head, HeadConfig, Views
 from restore_vlm.method.part import Areas, Ratio, later
 
 BETAS, ALPHAS, LEAST = 200, 20, 0.1
-"""Of the grid over beta and alpha: values of each, and the smallest."""
+"""Values of beta and of alpha in the grid that is searched, and the smallest of both."""
 Bound = Annotated[float, Field(gt=LEAST, allow_inf_nan=False)]
 
 
@@ -133,7 +133,7 @@ class Cache(Head):
             features: (n, d), unit length.
             rows: (c,) of the training classes.
             labels: (n,), columns of ``logits``.
-            most: Of beta, of alpha.
+            most: Ends of the grid: of beta, of alpha.
         """
         affinity = features @ self.keys.T
 

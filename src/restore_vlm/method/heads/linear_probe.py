@@ -19,7 +19,7 @@ from restore_vlm.method.part import Composition, later
 
 ITERATIONS = 1000
 FIRST_STEP, LAST_STEP, REACH = 2.0, 0.125, 6.0
-"""Of the sweep over c, in decades."""
+"""Steps and reach of the sweep over c, in decades."""
 
 
 class LinearProbeConfig(HeadConfig):
@@ -119,9 +119,9 @@ class LinearProbe(Head):
 
         Args:
             features: (m, d) to fit to, with ``labels`` (m,).
-            labels: Of the training images.
+            labels: Labels of the training images.
             validation: (n, d) to choose on, with ``validation_labels`` (n,).
-            validation_labels: Of the validation images.
+            validation_labels: Labels of the validation images.
         """
         start, unit = self.c, F.normalize(validation, dim=-1).to(self.weight)
         known: dict[float, int] = {}

@@ -13,7 +13,7 @@ class CrossEntropyConfig(LossConfig):
     """The mean over a batch of -log softmax(logits) at the label."""
 
     def build(self, model: Start, mean: Mean = alone) -> CrossEntropy:
-        return CrossEntropy(self, model, mean)
+        return CrossEntropy(self)
 
 
 class CrossEntropy(Loss):

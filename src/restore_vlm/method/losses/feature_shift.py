@@ -52,6 +52,11 @@ class FeatureShift(Loss):
     s is a layer's shift by one of two measures, see :mod:`restore_vlm.method.shift`; ``prompt`` is
     relative to the prompts that the model starts from, (n, width) each.
 
+    Args:
+        config: The measure.
+        model: Before the first step.
+        mean: Over the processes that share a batch.
+
     Example:
         >>> class Model:
         ...     def prompt_tokens(self):
@@ -71,7 +76,8 @@ class FeatureShift(Loss):
     image_reference: Tensor
 
     def __init__(self, config: FeatureShiftConfig, model: Start, mean: Mean = alone) -> None:
-        super().__init__(config, model, mean)
+        super().__init__(config)
+        self.mean = mean
         with torch.no_grad():
             text, image = model.prompt_tokens()
             self.register_buffer("text_reference", prompt_norms(text).clone())

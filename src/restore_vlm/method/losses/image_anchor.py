@@ -30,7 +30,7 @@ class ImageAnchorConfig(LossConfig):
         return frozenset({"image"})
 
     def build(self, model: Start, mean: Mean = alone) -> ImageAnchor:
-        return ImageAnchor(self, model, mean)
+        return ImageAnchor(self)
 
 
 class ImageAnchor(Loss):

@@ -17,7 +17,7 @@ class LogitAnchorConfig(LossConfig):
         return frozenset({"text", "image"})
 
     def build(self, model: Start, mean: Mean = alone) -> LogitAnchor:
-        return LogitAnchor(self, model, mean)
+        return LogitAnchor(self)
 
 
 class LogitAnchor(Loss):

@@ -45,21 +45,24 @@ class LossConfig(Part):
 
     @abstractmethod
     def build(self, model: Start, mean: Mean = alone) -> Loss:
-        """The term, for a model before its first step."""
+        """The term.
+
+        Args:
+            model: Before the first step, holding the training classes.
+            mean: For means over images that the term is not linear in; the term itself is averaged anyway.
+        """
 
 
 class Loss(nn.Module, ABC):
     """One named term of the training loss; state that must survive a kill is a buffer.
 
     Args:
-        config: Its part of the configuration.
-        model: Before the first step, holding the training classes.
-        mean: For means over images that the term is not linear in; the term itself is averaged anyway.
+        config: The term's part of the method.
     """
 
-    def __init__(self, config: Any, model: Start | None = None, mean: Mean = alone) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
-        self.config, self.mean = config, mean
+        self.config = config
 
     @abstractmethod
     def forward(self, out: Encoded, labels: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class TextAnchorConfig(LossConfig):
             yield "conditional prompts have no fixed text features to anchor (set losses.text_anchor = none)"
 
     def build(self, model: Start, mean: Mean = alone) -> TextAnchor:
-        return TextAnchor(self, model, mean)
+        return TextAnchor(self)
 
 
 class TextAnchor(Loss):
