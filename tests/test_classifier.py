@@ -58,7 +58,7 @@ def test_evaluate_leaves_out_what_it_was_trained_on(run_folder: Path, photos: Pa
 
 
 def test_nothing_left_to_test_on(photos: Path, tmp_path: Path) -> None:
-    fit(photos, "clip", shots=6, out=tmp_path / "run")
+    fit(photos, "clip", shots=6, out=tmp_path / "run", validation=None)
     with pytest.raises(UserError, match="nothing to test on"):
         Classifier.load(tmp_path / "run").evaluate(photos)
 

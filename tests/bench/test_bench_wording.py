@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_makers import DEMO, copy, plan_of, request
 
+from bench.bench_makers import DEMO, copy, plan_of, request
 from restore_vlm.bench import Board, Store, inline, run_grid, tables
 from restore_vlm.bench.spec import address, recipe_fields
 from restore_vlm.evaluation import protocols

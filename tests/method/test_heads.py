@@ -9,7 +9,7 @@ from backbone.tiny_models import images, tiny
 from restore_vlm import Classifier, fit
 from restore_vlm.data import Images, Item, test_transform, train_transform
 from restore_vlm.errors import UserError
-from restore_vlm.method import MethodConfig, PromptedModel
+from restore_vlm.method import MethodConfig, PromptedModel, load_recipe
 from restore_vlm.method.heads import (
     Cache,
     CacheConfig,
@@ -19,7 +19,7 @@ from restore_vlm.method.heads import (
     TaskResidual,
     TaskResidualConfig,
 )
-from restore_vlm.training import Progress, RunConfig, run
+from restore_vlm.training import Progress, RunConfig, run, training_images
 from restore_vlm.training.fitting import fit_heads, tune_heads
 
 NAMES = ["cat", "fire truck", "tea"]
@@ -169,8 +169,10 @@ def test_trained_saved_and_loaded_it_predicts_the_same(photos: Path, tmp_path: P
         assert loaded.predict(some) == fitted.predict(some)
         names = ["red panda", loaded.classes[0]]
         assert loaded.predict(some, classes=names) == fitted.predict(some, classes=names)
-    run(RunConfig(data=str(photos), method=method, shots=2, precision="fp32", settings=tuple(settings)),
-        tmp_path / "run", Progress(on_step=lambda *step: pytest.fail("trained again")))  # fmt: skip
+    config = RunConfig(
+        data=str(photos), method=method, shots=2, precision="fp32", settings=tuple(settings), validation=0.2
+    )
+    run(config, tmp_path / "run", Progress(on_step=lambda *step: pytest.fail("trained again")))
 
 
 def test_a_search_over_alpha_and_beta_is_the_plain_one() -> None:
@@ -226,6 +228,53 @@ def test_a_search_over_c_takes_what_is_right_most_often() -> None:
     coarse = max(right(31.6 * 10**d) for d in range(-6, 7, 2))
     assert choice.after >= coarse >= choice.before
     assert choice.after > choice.before
+
+
+@pytest.mark.parametrize(
+    ("setting", "searches"),
+    [
+        ("heads.cache.views=2", True),
+        ("heads.cache.alpha=2", False),
+        ("heads.cache.beta=2", False),
+        ("heads.cache.search=none", False),
+    ],
+)
+def test_a_value_that_is_set_is_not_searched(setting: str, searches: bool) -> None:
+    assert load_recipe("tip_adapter", settings=[setting]).searches is searches
+
+
+def test_a_c_that_is_set_is_not_searched() -> None:
+    assert load_recipe("linear_probe").searches
+    assert not load_recipe("linear_probe", settings=["heads.linear_probe.c=1"]).searches
+    both = ["heads.linear_probe.c=1", "heads.linear_probe.search=true"]
+    assert load_recipe("linear_probe", settings=both).searches
+    assert not load_recipe("restore").searches
+
+
+@pytest.mark.parametrize("method", ["tip_adapter", "tip_adapter_f", "linear_probe"])
+def test_what_was_chosen_is_kept_and_its_photos_are_not_tested_on(
+    photos: Path, tmp_path: Path, method: str
+) -> None:
+    settings = ["training.epochs=1"] + ["heads.cache.views=2"] * method.startswith("tip")
+    said: list[str] = []
+    options = {"shots": 2, "precision": "fp32", "settings": settings, "progress": Progress(say=said.append)}
+    fitted = fit(photos, method, out=tmp_path / "run", **options)
+    chosen = fitted.header["chosen"]
+    assert chosen["photos"] == 8
+    assert chosen["after"] >= chosen["before"]
+    assert sum("chosen on 8 validation photos" in text for text in said) == 1
+    loaded = Classifier.load(tmp_path / "run")
+    heads = loaded.header["method"]["heads"]
+    for key, value in chosen["settings"].items():
+        _, head, name = key.split(".")
+        assert heads[head][name] == value
+        assert value == getattr(getattr(loaded.model.heads, loaded.model.heads.names[head]), name)
+    assert len(training_images(tmp_path / "run")) == 4 * 2 + 8
+    assert loaded.evaluate(photos).images == 4 * 6 - 16
+    assert loaded.validation == fitted.validation
+    assert fitted.validation is not None and fitted.validation.photos == 8 and not fitted.validation.reused
+    plain = fit(photos, method, validation=None, **options)
+    assert "chosen" not in plain.header
 
 
 def test_settings_are_chosen_on_validation_photos(photos: Path) -> None:

@@ -106,6 +106,14 @@ class Shelf:
             raise UserError(f"There is nothing to test on in {name}: all images are for training.")
         return self._images(name, chosen, items)
 
+    def validation(self, name: str, part: Part, shots: int | None, seed: int) -> Images | None:
+        """The published few of the dataset's own validation split; None where there is none to spare."""
+        data = self.load(name)
+        if not data.split or not data.val or not data.test:
+            return None
+        chosen = select_classes(self._few(name, shots, seed), part)
+        return self._images(name, chosen, chosen.val)
+
     def _images(self, name: str, chosen: Dataset, items: list[Item]) -> Images:
         digest = listing(items, chosen.classes, self._anchor(name))
         return Images(name, tuple(chosen.classes), tuple(items), digest)

@@ -80,6 +80,7 @@ class Job:
         label: For people.
         method: As requested, with ``recipe`` and ``settings`` as resolved for this run.
         train: None where nothing is learned.
+        validation: To choose settings on, where the method does and the dataset has some.
         drawn: Where ``train`` was drawn from: the dataset's place, shots and classes.
         tests: By address.
     """
@@ -92,6 +93,7 @@ class Job:
     backbone: str
     device: str | None
     train: Images | None
+    validation: Images | None
     drawn: tuple[Path, int | None, str]
     tests: dict[str, Test] = field(default_factory=dict)
 
@@ -189,6 +191,7 @@ def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator
         own = _follows_dataset(chosen, settings)
         drawn = (trial.shots, trial.seed)
         train = shelf.train(trial.dataset, trial.part, *drawn) if learns(chosen) else None
+        validation = shelf.validation(trial.dataset, trial.part, *drawn) if chosen.searches else None
         elsewhere = test.dataset != trial.dataset
         images = shelf.test(test.dataset, test.part, None if elsewhere else drawn)
         home = shelf.template(trial.dataset if train else test.dataset) if own else None
@@ -200,6 +203,7 @@ def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator
             request.precision,
             trial.seed if train else None,
             (train or images).digest,
+            validation.digest if validation else None,
         )
         shots = f", {trial.shots or 'all'} shots" if trial.protocol == "few-shot" else ""
         where = f"{trial.dataset}{shots}, seed {trial.seed}" if train else _tested(test.dataset, test.part)
@@ -218,6 +222,7 @@ def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator
             request.backbone,
             request.device,
             train,
+            validation,
             (shelf.place(trial.dataset), trial.shots, trial.part),
             {what.address: what},
         )

@@ -105,7 +105,7 @@ class Board:
 
     def __init__(self, cells: Sequence[Cell], store: Store) -> None:
         self.cells = list(cells)
-        self.results = {cell: store.result(cell) for cell in self.cells}
+        self.results = {cell: store.done(cell) for cell in self.cells}
         self.failures = {c: store.failure(c) for c, r in self.results.items() if r is None}
         self.doubtful = _doubtful(self.results, store)
 

@@ -212,7 +212,7 @@ def compare(
     from restore_vlm.bench.compare import show
     from restore_vlm.errors import unknown
 
-    boards = [board for _, board in _boards(out)]
+    boards = [board for _, board in _boards(out, whole=True)]
     known = list(dict.fromkeys(board.cells[0].protocol for board in boards))
     if protocol is not None and protocol not in known:
         raise unknown(f"protocol in {out}", protocol, known)
@@ -264,10 +264,15 @@ def _outlook(plan: Plan, store: Store) -> None:
     console.print(f"Time, one run after the other: {time}", highlight=False)
 
 
-def _boards(out: Path) -> list[tuple[dict, Board]]:
+def _boards(out: Path, whole: bool = False) -> list[tuple[dict, Board]]:
+    """The tables of a grid; where they say nothing of damaged results, these are refused."""
     from restore_vlm.bench import Board, Store
 
     store = Store(out)
+    if whole:
+        for _, cells in store.tables():
+            for cell in cells:
+                store.result(cell)
     return [(common, Board(cells, store)) for common, cells in store.tables() if cells]
 
 

@@ -7,7 +7,7 @@ A part is a configuration (:class:`Part`) with what follows from it, and the mod
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -105,9 +105,19 @@ class Part(Table):
         """Its settings that have no effect as the others are."""
         return frozenset()
 
+    @classmethod
+    def settle(cls, chosen: dict[str, Any]) -> None:
+        """Adds what follows from settings given by hand: a value that is set is not searched."""
+
 
 class Group(Table):
     """Parts of one kind, each under its own key and None where a method does not have it."""
+
+    @classmethod
+    def kinds(cls) -> dict[str, type[Part]]:
+        """What there could be, by their keys."""
+        choices = {key: get_args(field.annotation) for key, field in cls.model_fields.items()}
+        return {key: next(kind for kind in kinds if issubclass(kind, Part)) for key, kinds in choices.items()}
 
     def parts(self) -> dict[str, Part]:
         """Those there are, by their keys."""

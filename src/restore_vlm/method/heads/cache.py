@@ -37,7 +37,7 @@ class CacheConfig(HeadConfig):
     views: PositiveInt = 10
     crop: Areas = later((0.5, 1.0))
     learned: bool = False
-    search: tuple[Bound, Bound] | None = later((7.0, 3.0))
+    search: tuple[Bound, Bound] | None = (7.0, 3.0)
 
     @property
     def trainable(self) -> bool:
@@ -46,6 +46,11 @@ class CacheConfig(HeadConfig):
     @property
     def searches(self) -> bool:
         return self.search is not None
+
+    @classmethod
+    def settle(cls, chosen: dict[str, Any]) -> None:
+        if {"alpha", "beta"} & chosen.keys():
+            chosen.setdefault("search", None)
 
     def describe(self) -> str:
         return "learned cache" if self.learned else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from restore_vlm.backbone import Backbone
 from restore_vlm.errors import UserError
 from restore_vlm.method.encoded import Encoded
 from restore_vlm.method.heads.head import Choice, Head, HeadConfig, Views
-from restore_vlm.method.part import Composition, later
+from restore_vlm.method.part import Composition
 
 ITERATIONS = 1000
 FIRST_STEP, LAST_STEP, REACH = 2.0, 0.125, 6.0
@@ -26,18 +26,24 @@ class LinearProbeConfig(HeadConfig):
     """Logistic regression on the frozen image features (arXiv 2103.00020).
 
     Attributes:
-        c: Inverse of the l2 regularisation.
+        c: Inverse of the l2 regularisation, for features of unit length: the published 0.316 for
+            features of length 10, about that of CLIP's.
         search: Whether c is searched on validation photos, where there are any.
     """
 
     saved_as: ClassVar[str] = "probe"
 
-    c: Annotated[float, Field(gt=0)] = 0.316
-    search: bool = later(True)
+    c: Annotated[float, Field(gt=0)] = 31.6
+    search: bool = True
 
     @property
     def searches(self) -> bool:
         return self.search
+
+    @classmethod
+    def settle(cls, chosen: dict[str, Any]) -> None:
+        if "c" in chosen:
+            chosen.setdefault("search", False)
 
     def conflicts(self, method: Composition) -> Iterable[str]:
         if method.trainable:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from restore_vlm.errors import UserError, unknown
 from restore_vlm.method.config import Recipe
+from restore_vlm.method.heads import HeadsConfig
 from restore_vlm.runtime.files import parse_toml, read_text
 
 Table = dict[str, Any]
@@ -52,6 +53,10 @@ def load_recipe(method: str | Recipe, recipe: str = "default", settings: Iterabl
         _merge(chosen, _parse(setting))
     if "epochs" in (chosen.get("training") or {}):
         chosen["training"].setdefault("iterations", None)
+    heads = chosen.get("heads")
+    for key, kind in HeadsConfig.kinds().items():
+        if isinstance(heads, dict) and isinstance(heads.get(key), dict):
+            kind.settle(heads[key])
     _merge(table, chosen)
     try:
         return Recipe.model_validate(table)
@@ -108,6 +113,11 @@ def _layers(method: str | Recipe, above: tuple[str, ...] = ()) -> list[tuple[str
     except ValueError as error:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
     base = table.pop("base", None)
+    if not isinstance(base, str | None):
+        raise UserError(f'{path}: base is {base!r} and should be the name of a method, such as "restore".')
+    found = table.get("recipes", {})
+    if not isinstance(found, dict) or not all(isinstance(recipe, dict) for recipe in found.values()):
+        raise UserError(f"{path}: recipes should be tables, such as [recipes.mine].")
     return [*(_layers(base, (*above, method)) if base else []), (method, _without_removed(table))]
 
 
