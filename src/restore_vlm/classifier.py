@@ -291,8 +291,8 @@ class Classifier:
         backbone = load_backbone(name)
         try:
             model = PromptedModel(backbone, recipe, header["classes"])
+            model.load_state_dict(tensors, strict=False)  # a cache makes room for as many keys as there are
             fits = alike(tensors, model.adapter_state())
-            model.load_state_dict(tensors, strict=False)
         except (RuntimeError, MemoryError, TypeError, ValueError, OverflowError):
             fits = False
         if not fits:

@@ -278,7 +278,7 @@ def test_settings_are_chosen_on_the_validation_photos_of_the_dataset(root: Path,
     for job in jobs.values():
         header = read_tensors(Store(tmp_path / "out").run(job.spec.address).model / "adapter.safetensors")[1]
         assert header.get("chosen", {}).get("photos") == (4 if job.validation else None)
-        images = json.loads((Store(tmp_path / "out").run(job.spec.address).model / "images.json").read_text())
+        images = training_images(Store(tmp_path / "out").run(job.spec.address).model)
         trained_on = {str(item.path) for item in job.train.items}
         assert set(images) == trained_on | {
             str(i.path) for i in (job.validation.items if job.validation else ())

@@ -47,7 +47,7 @@ def left_behind(parent: subprocess.Popen, end: Callable[[subprocess.Popen], None
     children = psutil.Process(parent.pid).children(recursive=True)
     assert children
     end(parent)
-    _, alive = psutil.wait_procs([psutil.Process(parent.pid), *children], timeout=PATIENCE)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE)
     names = [" ".join(process.cmdline()) for process in alive]
     for process in alive:
         process.kill()

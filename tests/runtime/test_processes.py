@@ -34,7 +34,7 @@ def start(photos: Path, out: Path, *jobs: str) -> list[tuple[int, str]]:
     for rank in ("0", "1"):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "training.two_processes", str(photos), str(out), *jobs]
+        command = [sys.executable, "-m", "runtime.two_processes", str(photos), str(out), *jobs]
         environment = {**os.environ, **place, **meet, "PYTHONPATH": path}
         both.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     try:

@@ -338,9 +338,9 @@ def test_the_recipe_that_is_taken(method, folder, classes, shots, backbone, expe
 def test_a_recipe_that_is_taken_by_itself_is_said(photos: Path, tmp_path: Path) -> None:
     mine, said = tmp_path / "mine.toml", list[str]()
     mine.write_text('base = "tip_adapter"\n[recipes.few_shot]\nheads.cache.views = 1\n')
-    model, header = run(request(photos, method=str(mine), settings=()), None, Progress(say=said.append))
+    trained = run(request(photos, method=str(mine), settings=()), None, Progress(say=said.append))
     assert said == ["Recipe of mine for this training: few_shot."]
-    assert (header["recipe"], model.config.heads.cache.views) == ("few_shot", 1)
+    assert (trained.header["recipe"], trained.model.config.heads.cache.views) == ("few_shot", 1)
 
 
 def test_crops_and_flips_of_the_recipe_are_those_of_training(photos: Path, monkeypatch) -> None:
