@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 from torch import Tensor
@@ -28,7 +29,7 @@ class Encoded(SimpleNamespace):
     text_features: Tensor
     image_states: list[Tensor]
     text_states: list[Tensor]
-    text_prompts: list[Tensor]
-    image_prompts: list[Tensor]
+    text_prompts: Sequence[Tensor]
+    image_prompts: Sequence[Tensor]
     extra: dict[str, Tensor]
     frozen: Encoded

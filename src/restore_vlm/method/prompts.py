@@ -11,7 +11,7 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from restore_vlm.backbone import Backbone
-from restore_vlm.backbone.class_prompts import ClassPrompts, Context
+from restore_vlm.backbone.class_prompts import ClassPrompts, ClassTokens, Context
 from restore_vlm.errors import UserError
 from restore_vlm.method.part import Composition, Part, PartModule, TowerName, Towers, within
 
@@ -210,7 +210,7 @@ class Prompts(PartModule):
         return [context, *deeper]
 
     def encode_text(
-        self, tower: Any, classes: ClassPrompts, tokens: Sequence[Tensor], states: bool
+        self, tower: Any, classes: ClassTokens, tokens: Sequence[Tensor], states: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """A text tower's output with the tokens in: where they go in is this part's to say.
 
