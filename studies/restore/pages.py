@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from restore_vlm.bench import Store
-from restore_vlm.figures.drawing import csv_text
+from restore_vlm.figures.figure import csv_text
 from restore_vlm.figures.records import read_records
 from restore_vlm.figures.registry import NAMES, write
 from restore_vlm.method import methods

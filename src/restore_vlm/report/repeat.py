@@ -11,7 +11,7 @@ from typing import Any
 
 from restore_vlm.errors import UserError
 from restore_vlm.figures.records import Record
-from restore_vlm.report.entries import TRANSFER
+from restore_vlm.report.labels import TRANSFER
 from restore_vlm.training import RunFolder
 
 
