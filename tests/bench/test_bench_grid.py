@@ -248,7 +248,7 @@ def test_killed_and_restarted_only_what_was_running_is_computed(root: Path, tmp_
         "        request(settings=(*SHORT, 'training.epochs=8')), Local(workers=2, threads=1))\n"
     )
     (tmp_path / "grid.py").write_text(script)
-    command = [sys.executable, str(tmp_path / "grid.py"), str(root), str(out), str(Path(__file__).parent)]
+    command = [sys.executable, str(tmp_path / "grid.py"), str(root), str(out), str(Path(__file__).parents[1])]
     plan = plan_of(root, wanted, asked)
     whole = len(plan.jobs)
     grid = subprocess.Popen(command)
