@@ -23,7 +23,7 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
 from restore_vlm.backbone import Backbone
 from restore_vlm.method import Losses, PromptedModel, load_recipe
-from restore_vlm.runtime.memory import keep_freed_memory
+from restore_vlm.runtime.memory import freed_memory_kept
 
 
 def measure(kind: str, classes: int, count: int) -> tuple[float, float]:
@@ -38,8 +38,8 @@ def measure(kind: str, classes: int, count: int) -> tuple[float, float]:
         with torch.inference_mode():
             model.eval().scorer()(images)
     else:
-        keep_freed_memory()
-        sum(Losses(model.config, model)(model, images, torch.arange(count))[1].values()).backward()
+        with freed_memory_kept():
+            sum(Losses(model.config, model)(model, images, torch.arange(count))[1].values()).backward()
     unit = 2**30 if sys.platform == "darwin" else 2**20
     return time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 

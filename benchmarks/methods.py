@@ -62,11 +62,10 @@ def row(method: str, seeds: list[int], out: Path, display: Bars) -> str:
     milliseconds = step_milliseconds(runs[0].model)
     found = [[run.evaluate(PHOTOS, which).accuracy for which in ("base", "novel")] for run in runs]
     base, novel = (mean(f[i] for f in found) for i in (0, 1))
-    hm = mean(harmonic_mean(b, n) for b, n in found)
     cells: list[Any] = [
         f"`{method}`", learned(load_recipe(method)), f"{kept:,}",
         "-" if milliseconds is None else f"{milliseconds:.0f}",
-        *(f"{100 * x:.1f}" for x in (base, novel, hm)),
+        *(f"{100 * x:.1f}" for x in (base, novel, harmonic_mean(base, novel))),
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 

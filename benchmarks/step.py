@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracle import plain_logits
 from restore_vlm.backbone import Backbone
 from restore_vlm.method import Losses, PromptedModel, load_recipe
-from restore_vlm.runtime.memory import keep_freed_memory
+from restore_vlm.runtime.memory import freed_memory_kept
 from restore_vlm.runtime.precision import autocast
 
 BATCH = 4
@@ -170,13 +170,13 @@ def main() -> None:
     for precision, classes in rows:
         if classes * PLAIN_BYTES_PER_CLASS < args.memory * 1e9:
             plain[precision, classes] = measure(Step(clip, classes, precision).plain, args.repeats)
-    keep_freed_memory()
     table = Table(title=f"RESTORE step, ViT-B/16, batch {BATCH}, {torch.get_num_threads()} threads")
     for heading in HEADINGS:
         table.add_column(heading, justify="right")
     for precision, classes in rows:
         step = Step(clip, classes, precision)
-        fast, floor = measure(step.fast, args.repeats), measure_floor(step, args.repeats)
+        with freed_memory_kept():
+            fast, floor = measure(step.fast, args.repeats), measure_floor(step, args.repeats)
         other = plain.get((precision, classes))
         if other:
             tolerance = 1e-4 if precision == "fp32" else 0.1

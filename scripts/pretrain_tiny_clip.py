@@ -39,7 +39,7 @@ from open_clip import CLIP, get_tokenizer
 from PIL import Image
 from safetensors.torch import save_file
 
-from restore_vlm.runtime.memory import keep_freed_memory
+from restore_vlm.runtime.memory import freed_memory_kept
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -353,5 +353,5 @@ if __name__ == "__main__":
     parser.add_argument("--decay", type=float, default=0.4, help="last part of the epochs with falling rate")
     parser.add_argument("--seed", type=int, default=1)
     torch.set_num_threads(os.cpu_count() or 1)
-    keep_freed_memory()
-    train(parser.parse_args())
+    with freed_memory_kept():
+        train(parser.parse_args())

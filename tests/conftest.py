@@ -34,6 +34,28 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a small random CLIP whose image tower, a ResNet, shows no blocks."""
+    from backbone.tiny_models import CLOSED, write_folder
+
+    folder = tmp_path_factory.mktemp("resnet") / "clip"
+    write_folder(folder, CLOSED["resnet"])
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def resnet_grid(root: Path, resnet: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished grid on it, with one method that it refuses."""
+    from bench.bench_makers import request, run, trials
+
+    out = tmp_path_factory.mktemp("resnet") / "grid"
+    asked = request("clip", "coop", "tip_adapter_f", "vpt", backbone=resnet)
+    (sentence,) = run(root, out, trials("split"), asked).values()
+    assert "Prompts cannot enter the image tower" in sentence and "ModifiedResNet" in sentence
+    return out
+
+
+@pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two small datasets of real photos."""
     from bench.bench_makers import make_root

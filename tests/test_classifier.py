@@ -5,6 +5,7 @@ from PIL import Image
 
 import restore_vlm
 from restore_vlm import Classifier, UserError, fit
+from restore_vlm.classifier import Prediction
 from restore_vlm.training import read_tensors, write_tensors
 
 SHORT = ("training.epochs=2", "training.batch=4")
@@ -118,3 +119,60 @@ def test_api_surface() -> None:
     }  # fmt: skip
     with pytest.raises(AttributeError, match="no attribute"):
         restore_vlm.Clasifier  # noqa: B018
+
+
+@pytest.fixture(scope="module")
+def zero_shot(photos: Path, some: list[Path], resnet: str) -> list[Prediction]:
+    return fit(photos, "clip", resnet, shots=2).predict(some)
+
+
+OUTSIDE = {
+    "clip": (),
+    "clip_ensemble": (),
+    "linear_probe": (),
+    "tip_adapter": (),
+    "tip_adapter_f": SHORT,
+    "clip_adapter": SHORT,
+    "taskres": SHORT,
+    "wise_ft": SHORT,
+    "coop": SHORT,
+    "cocoop": SHORT,
+    "kgcoop": SHORT,
+}
+"""Methods that enter no image tower."""
+
+
+@pytest.mark.parametrize("method", OUTSIDE)
+def test_the_whole_path_on_a_resnet(
+    method: str, photos: Path, some: list[Path], resnet: str, zero_shot: list[Prediction], tmp_path: Path
+) -> None:
+    settings, out = OUTSIDE[method], tmp_path / "run"
+    fitted = fit(photos, method, resnet, shots=2, settings=settings, precision="fp32", out=out)
+    loaded = Classifier.load(out)
+    assert loaded.predict(some) == fitted.predict(some)
+    assert loaded.predict(some, ["red panda", "tabby"]) == fitted.predict(some, ["red panda", "tabby"])
+    assert loaded.evaluate(photos).images == 4 * 6 - 4 * 2
+    assert (loaded.predict(some) == zero_shot) == (method == "clip")
+    measured = loaded.shift(some)
+    assert measured.image == measured.discrepancy == []
+    assert measured.total_discrepancy is None
+    moved = {"wise_ft", "clip_adapter"}
+    assert (measured.image_feature.relative.mean > 0) == (method in moved)
+    assert len(measured.text) == 3
+
+
+@pytest.mark.parametrize("method", ["vpt", "restore", "clip_lora"])
+def test_what_cannot_enter_a_resnet_leaves_nothing_behind(
+    method: str, photos: Path, resnet: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"^(Prompts|LoRA) cannot enter the image tower of .* ModifiedResNet"):
+        fit(photos, method, resnet, shots=2, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_log_of_blocks_that_are_not_shown_is_refused(photos: Path, resnet: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"logged block by block in the image tower .*; leave out --log-shift"
+    ):
+        fit(photos, "coop", resnet, shots=2, settings=SHORT, out=tmp_path / "run", log_shift=True)
+    assert not (tmp_path / "run").exists()

@@ -59,3 +59,15 @@ def test_combinations_from_the_command_line_are_valid() -> None:
 def test_every_method_is_in_the_table() -> None:
     table = (DOCS / "methods.md").read_text().partition("measured by")[2].partition("<!-- end -->")[0]
     assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == methods()
+
+
+def test_towers_that_methods_need_open() -> None:
+    """What the table of methods and towers says is what their parts are."""
+    rows = re.findall(r"^\| (`.+) \| (any|open) \| (any|open) \|$", (DOCS / "backbones.md").read_text(), re.M)
+    said = {name: needs for names, *needs in rows for name in re.findall(r"`(\w+)`", names)}
+    assert sorted(said) == methods()
+    for method, needs in said.items():
+        recipe = load_recipe(method)
+        entered = {part.towers for part in (recipe.prompts, recipe.weights.lora) if part}
+        wanted = ["open" if entered & {tower, "both"} else "any" for tower in ("image", "text")]
+        assert needs == wanted, method

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Len
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from restore_vlm.backbone import load_backbone, pick_device
@@ -28,20 +29,15 @@ from restore_vlm.errors import UserError
 from restore_vlm.evaluation import Evaluation, evaluate
 from restore_vlm.measure import Embeddings, Measurement, Probe, measure
 from restore_vlm.method import PromptedModel, Recipe
+from restore_vlm.runtime.files import DamagedFile, write_json
 from restore_vlm.runtime.processes import join
-from restore_vlm.training import (
-    Progress,
-    RunConfig,
-    read_tensors,
-    run,
-    training_images,
-    write_json,
-    write_tensors,
-)
+from restore_vlm.runtime.tensors import read_tensors, write_tensors
+from restore_vlm.training import Progress, RunConfig, RunFolder, run, training_images
 from restore_vlm.training.run import FORMAT
 
 Photo = str | Path | Image.Image
 BATCH = 64
+REPEAT = "the same restore-vlm train writes it again"
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,16 @@ class Prediction:
     def label(self) -> str:
         """The most probable class."""
         return self.classes[0]
+
+
+class Header(BaseModel):
+    """What is read back of the header of ``adapter.safetensors``."""
+
+    format: int
+    version: str
+    backbone: str
+    classes: Annotated[list[str], Len(min_length=1)]
+    method: dict[str, Any]
 
 
 class Classifier:
@@ -260,7 +266,7 @@ class Classifier:
         Raises:
             UserError: If the folder cannot be written.
         """
-        write_tensors(Path(folder) / "adapter.safetensors", self.model.adapter_state(), self.header)
+        write_tensors(RunFolder(Path(folder)).adapter, self.model.adapter_state(), self.header)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None) -> Classifier:
@@ -269,27 +275,38 @@ class Classifier:
         Raises:
             UserError: If there is no adapter, it is damaged, or its backbone cannot be had.
         """
-        path = Path(folder) / "adapter.safetensors"
-        tensors, header = read_tensors(path)
+        path = RunFolder(Path(folder)).adapter
+        tensors, header = read_adapter(path)
+        name = header["backbone"]
         try:
-            if header["format"] > FORMAT:
-                raise UserError(f"{path} was written by restore-vlm {header['version']}; upgrade to read it.")
-            recipe, name = Recipe.model_validate(header["method"]), header["backbone"]
-            classes = [str(name) for name in header["classes"]]
-        except (KeyError, TypeError, ValidationError):
-            raise UserError(f"The header of {path} is damaged.") from None
-        model = PromptedModel(load_backbone(name), recipe, classes)
+            recipe = Recipe.model_validate(header["method"])
+        except ValidationError as error:
+            raise DamagedFile.because(path, f"its method: {error.errors()[0]['msg']}", REPEAT) from None
+        backbone = load_backbone(name)
         try:
+            model = PromptedModel(backbone, recipe, header["classes"])
             fits = model.adapter_state().keys() == tensors.keys()
             model.load_state_dict(tensors, strict=False)
-        except RuntimeError:
+        except (RuntimeError, MemoryError, TypeError, ValueError, OverflowError):
             fits = False
         if not fits:
-            raise UserError(f"{path} does not fit the backbone {name} that its header names.")
+            raise DamagedFile(f"{path} does not fit the backbone {name} that its header names; {REPEAT}.")
         in_run = (Path(folder) / "images.json").is_file()
         target = pick_device(device)
         join(target)
         return cls(model.to(target), header, Path(folder) if in_run else None)
+
+
+def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The learned tensors and header of ``adapter.safetensors``.
+
+    Raises:
+        UserError: If it is absent, damaged or of a later version.
+    """
+    tensors, header = read_tensors(path, Header, REPEAT)
+    if header["format"] > FORMAT:
+        raise UserError(f"{path} was written by restore-vlm {header['version']}; upgrade to read it.")
+    return tensors, header
 
 
 def fit(

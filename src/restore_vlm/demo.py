@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from restore_vlm.classifier import Classifier, fit
-from restore_vlm.evaluation import harmonic_mean
+from restore_vlm.evaluation.statistics import harmonic_mean
 from restore_vlm.figures.accuracy import ends
 from restore_vlm.figures.figure import Figure, Numbers, Panel, rows_chart
 from restore_vlm.figures.style import PART_COLOURS, grouped_bars
 from restore_vlm.terminal import Bars, bars, out, table
-from restore_vlm.training import Progress, RunFolder, read_tensors, write_atomic, write_json
+from restore_vlm.training import Progress, RunFolder, write_atomic, write_json
 
 METHODS = ("clip", "ivlp", "maple", "restore")
 PHOTOS = Path(str(files("restore_vlm") / "assets" / "demo"))
@@ -107,10 +107,8 @@ def _job(method: str, seed: int, runs: Path, queue: Any) -> Row:
         precision="fp32",
     )
     base, novel = (classifier.evaluate(PHOTOS, which).accuracy for which in ("base", "novel"))
-    checkpoint = RunFolder(folder).checkpoint
-    seconds = read_tensors(checkpoint)[1]["seconds"] if checkpoint.is_file() else 0.0
     return {"method": method, "seed": seed, "base": base, "novel": novel, "hm": harmonic_mean(base, novel),
-            "seconds": seconds}  # fmt: skip
+            "seconds": RunFolder(folder).training_seconds()}  # fmt: skip
 
 
 def _summary(method: str, runs: list[Row]) -> Row:
@@ -119,7 +117,7 @@ def _summary(method: str, runs: list[Row]) -> Row:
         values = [r[score] for r in runs]
         row[score] = mean(values)
         row[f"{score}_spread"] = stdev(values) if len(values) > 1 else None
-    return row
+    return row | {"hm": harmonic_mean(row["base"], row["novel"])}
 
 
 def show(rows: list[Row], seeds: int) -> None:

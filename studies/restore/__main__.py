@@ -2,10 +2,12 @@
 
 python -m studies.restore grid --root ROOT --out OUT
 python -m studies.restore write --grid OUT --root ROOT --docs docs/study
+python -m studies.restore claims --docs docs/study
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,7 @@ from restore_vlm.cli.options import names, numbers
 
 if TYPE_CHECKING:
     from restore_vlm.bench.grid import Outlook
+    from studies.restore.claims import Claim
 
 Root = Annotated[Path, typer.Option(help="What studies.restore.datasets made.")]
 Out = Annotated[Path, typer.Option(help="Folder of runs and tables; the same command goes on there.")]
@@ -26,6 +29,7 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="Runs at a time, of a thread each; as many as cores.")
 ]
 Docs = Annotated[Path | None, typer.Option(help="Write the tables here too, with command and time.")]
+StudyDocs = Annotated[Path, typer.Option(help="Where tables, figures and claims go.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and compute nothing.")]
 
 
@@ -92,15 +96,29 @@ def _show(views: list[Outlook], total: Outlook, titles: list[str]) -> None:
 def write(
     grid: Annotated[Path, typer.Option(help="The --out of the grid.")],
     root: Annotated[Path, typer.Option(help="What studies.restore.datasets made.")],
-    docs: Annotated[Path, typer.Option(help="Where tables, figures and claims go.")],
+    docs: StudyDocs,
 ) -> None:
     """Write every table, figure and tested claim from the finished grid."""
-    from restore_vlm.terminal import bars, table
+    from restore_vlm.terminal import bars
     from studies.restore.pages import regenerate
 
     with bars() as display:
-        claims = regenerate(grid, root, docs, lambda done, total: display.move("study", done, total))
-    rows = [[c.claim, c.measured, c.estimate.text, c.verdict] for c in claims]
+        found = regenerate(grid, root, docs, lambda done, total: display.move("study", done, total))
+    _show_claims(found)
+
+
+@app.command()
+def claims(docs: StudyDocs) -> None:
+    """Compute the tested claims anew from the runs.csv in DOCS alone."""
+    from studies.restore.pages import rejudge
+
+    _show_claims(rejudge(docs))
+
+
+def _show_claims(found: Sequence[Claim]) -> None:
+    from restore_vlm.terminal import table
+
+    rows = [[c.claim, c.measured, c.estimate.text if c.estimate else "", c.verdict] for c in found]
     table("Claims", "claim", "measured", "estimate", "here", rows=rows, words=True)
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from restore_vlm.errors import UserError
-from restore_vlm.figures.accuracy import METHOD, reference, scores_of
-from restore_vlm.figures.numbers import Estimate, halves, paired, variants, with_shift
-from restore_vlm.figures.records import Record
-from restore_vlm.figures.shift import TOWERS, correlation, discrepancy, gain_points, gaining, tower_shift
+from restore_vlm.evaluation.statistics import LEVEL, Estimate, Scores, difference, harmonic_mean, holm
+from restore_vlm.figures.accuracy import METHOD
+from restore_vlm.figures.runs import Run
+from restore_vlm.figures.shift import correlation, gain_points, gaining
 
 HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"
+NOT_MEASURED = "not measured"
+BEFORE, AFTER = "before", "after"
 SINGLE, RIVALS = ("vpt", "lpt"), ("ivlp", "maple")
-NO_L_FS, NO_SURGERY = ("losses.feature_shift=none",), ("surgery=none",)
-BY_EMBEDDINGS = ("losses.feature_shift.measure=embedding",)
-FAST, FAST_TEXT = ("training.lr=0.03",), ", at three times the learning rate"
+NO_L_FS, NO_SURGERY = "losses.feature_shift=none", "surgery=none"
+BY_EMBEDDINGS = "losses.feature_shift.measure=embedding"
+FAST, FAST_TEXT = "training.lr=0.03", ", at three times the learning rate"
 
 
 @dataclass(frozen=True)
@@ -26,169 +28,142 @@ class Claim:
         claim: In a few words.
         measured: The quantity.
         expected: Its sign if the claim is right, 1 or -1.
-        estimate: With its 95 % interval.
+        decided: Whether the row was there ``before`` the results of the study or came ``after`` them.
+        estimate: With its 95 % interval; None where the runs it needs are not there.
+        p: Of the estimate, corrected by Holm's method for all claims that have one.
     """
 
     claim: str
     measured: str
     expected: int
-    estimate: Estimate
+    decided: str
+    estimate: Estimate | None
+    p: float | None = None
 
     @property
     def verdict(self) -> str:
-        """``holds`` if the whole interval has the expected sign, ``contradicted`` if the other."""
-        low, high = self.estimate.low, self.estimate.high
-        if low is None or high is None or low <= 0 <= high:
+        """``holds`` if the corrected p is below 0.05, or ``contradicted`` where the sign is the other."""
+        if self.estimate is None:
+            return NOT_MEASURED
+        if self.p is None or self.p >= LEVEL:
             return UNDECIDED
-        return HOLDS if low * self.expected > 0 else CONTRADICTED
+        return HOLDS if self.estimate.value * self.expected > 0 else CONTRADICTED
 
     def row(self) -> dict[str, object]:
-        e = self.estimate
+        """The fields of ``claims.csv``."""
+        e = self.estimate or Estimate(float("nan"))
         return {
             "claim": self.claim, "measured": self.measured, "expected": "+" if self.expected > 0 else "-",
-            "estimate": e.value, "low": e.low, "high": e.high, "n": e.n, "over": e.over,
-            "p": e.p, "verdict": self.verdict,
+            "decided": self.decided, "estimate": e.value if self.estimate else None, "low": e.low,
+            "high": e.high, "over": e.over, "p": e.p, "p_holm": self.p, "verdict": self.verdict,
         }  # fmt: skip
 
 
-Quantity = Callable[[Record], float]
+Quantity = Callable[[Run], float | None]
 
 
-def judge(records: Iterable[Record]) -> list[Claim]:
-    """All claims, from a grid that has the methods and variants they are about.
-
-    Raises:
-        UserError: If it lacks one of them.
-    """
-    records = list(records)
-    mine = with_shift(halves(records))
-    return [
-        *_misalignment(mine),
-        *_relation(mine),
-        *_consistency(records, mine),
-        *_surgery(records),
-        *_hm(mine),
-    ]
+def judge(runs: Iterable[Run]) -> list[Claim]:
+    """All claims; those whose runs are not there have no estimate."""
+    runs = list(runs)
+    found = [*_misalignment(runs), *_relation(runs), *_consistency(runs), *_surgery(runs), *_hm(runs)]
+    corrected = holm([c.estimate.p if c.estimate else None for c in found])
+    return [replace(c, p=p) for c, p in zip(found, corrected, strict=True)]
 
 
-def _of(records: Sequence[Record], method: str, part: str, value: Quantity) -> dict[tuple[str, int], float]:
-    found = {(r.dataset, r.seed): value(r) for r in records if (r.method, r.part) == (method, part)}
-    if not found:
-        raise UserError(f"The claims are about {method} on {part} classes too, which is not among the runs.")
-    return found
+def _scores(runs: Sequence[Run], method: str, part: str, value: Quantity, changed: str = "") -> Scores:
+    """Empty where it is not measured."""
+    return {
+        (r.dataset, r.seed): number
+        for r in runs
+        if (r.method, r.part, r.changed) == (method, part, changed) and (number := value(r)) is not None
+    }
 
 
-def _variant(records: Sequence[Record], changed: tuple[str, ...]) -> tuple[list[Record], list[Record]]:
-    """RESTORE as it is and with something changed, on the same datasets."""
-    runs = _changed(records, changed)
-    return with_shift(reference(records, {r.dataset for r in runs})), with_shift(runs)
+def _less(first: Scores, second: Scores) -> Estimate | None:
+    return difference(first, second) if first.keys() & second.keys() else None
 
 
-def _changed(records: Sequence[Record], changed: tuple[str, ...]) -> list[Record]:
-    runs = variants(records).get((METHOD, changed))
-    if not runs:
-        raise UserError(
-            f"The claims need {METHOD} with --set {' '.join(changed)}, which is not among the runs."
-        )
-    return runs
+def _discrepancy(run: Run) -> float | None:
+    return run.discrepancy
 
 
-def _matching(record: Record) -> float:
-    """Change of the mean cosine of matching pairs."""
-    assert record.shift is not None
-    return record.shift["after"]["matching"] - record.shift["before"]["matching"]
+def _accuracy(run: Run) -> float:
+    return run.accuracy
 
 
-def _both(record: Record) -> float:
-    return sum(tower_shift(record, tower) for tower in TOWERS) / 2
+def _both(run: Run) -> float | None:
+    return None if run.text is None or run.image is None else (run.text + run.image) / 2
 
 
-def _misalignment(mine: Sequence[Record]) -> list[Claim]:
+def _misalignment(runs: Sequence[Run]) -> Iterator[Claim]:
     claim = "Tuning one tower alone misaligns the two"
-    found = []
-    for method in SINGLE:
-        apart = paired(_of(mine, method, "novel", discrepancy), _of(mine, "ivlp", "novel", discrepancy))
-        cosine = paired(_of(mine, method, "novel", _matching), _of(mine, "ivlp", "novel", _matching))
-        found += [
-            Claim(claim, f"discrepancy on novel classes, {method} - ivlp", 1, apart),
-            Claim(claim, f"cosine of matching novel pairs, {method} - ivlp", -1, cosine),
-        ]
-    return found
-
-
-def _relation(mine: Sequence[Record]) -> list[Claim]:
-    claim, points = "More discrepancy, less gain", gain_points(mine)
-    what = "Spearman of discrepancy and gain over zero-shot,"
-    learned = gaining(points)
-    novel, base = ([p for p in points if p["half"] == half] for half in ("novel", "base"))
-    few = [p for p in novel if p["method"] in learned]
-    found = [Claim(claim, f"{what} novel", -1, correlation(novel))]
-    if few:
-        text = f"{what} novel, only methods that gain on base"
-        found.append(Claim(claim, text, -1, correlation(few)))
-    return [*found, Claim(claim, f"{what} base", -1, correlation(base))]
-
-
-def _consistency(records: Sequence[Record], mine: Sequence[Record]) -> list[Claim]:
-    less, more = "L_fs reduces the discrepancy", "L_fs lifts novel accuracy"
-    whole, without = _variant(records, NO_L_FS)
-    _, by_embeddings = _variant(records, BY_EMBEDDINGS)
-    quantities: tuple[tuple[str, str, int, Quantity], ...] = (
-        (less, "discrepancy on base classes", -1, discrepancy),
-        (more, "novel accuracy, points", 1, lambda r: r.accuracy),
+    quantities: tuple[tuple[str, int, Quantity], ...] = (
+        ("discrepancy on novel classes", 1, _discrepancy),
+        ("cosine of matching novel pairs", -1, lambda r: r.matching),
     )
-    found = []
-    for claim, what, sign, value in quantities:
-        part = "base" if "base" in what else "novel"
-        ivlp = paired(_of(mine, "ivlp_fs", part, value), _of(mine, "ivlp", part, value))
-        bare = _of(without, METHOD, part, value)
-        restore = paired(_of(whole, METHOD, part, value), bare)
-        definition = paired(_of(by_embeddings, METHOD, part, value), bare)
-        found += [
-            Claim(claim, f"{what}, ivlp_fs - ivlp", sign, ivlp),
-            Claim(claim, f"{what}, restore - restore without L_fs", sign, restore),
-            Claim(claim, f"{what}, restore with L_fs by embeddings - without L_fs", sign, definition),
-            _fast(records, claim, f"{what}, restore - restore without L_fs", sign, part, value, NO_L_FS),
-        ]
-    return found
+    for method in SINGLE:
+        for what, sign, value in quantities:
+            one, both = (_scores(runs, name, "novel", value) for name in (method, "ivlp"))
+            yield Claim(claim, f"{what}, {method} - ivlp", sign, BEFORE, _less(one, both))
 
 
-def _fast(
-    records: Sequence[Record],
-    claim: str,
-    what: str,
-    sign: int,
-    part: str,
-    value: Quantity,
-    without: tuple[str, ...],
-) -> Claim:
-    """What a part of RESTORE does where the towers move further."""
-    whole, less = (with_shift(_changed(records, changed)) for changed in (FAST, without + FAST))
-    difference = paired(_of(whole, METHOD, part, value), _of(less, METHOD, part, value))
-    return Claim(claim, what + FAST_TEXT, sign, difference)
+def _relation(runs: Sequence[Run]) -> Iterator[Claim]:
+    claim, what = "More discrepancy, less gain", "Spearman of discrepancy and gain over zero-shot"
+    try:
+        points = gain_points(runs)
+    except UserError:
+        points = []
+    learned = gaining(points)
+    for half in ("novel", "base"):
+        own = [p for p in points if p["half"] == half]
+        few = [p for p in own if p["method"] in learned]
+        for these, text, decided in ((own, "", BEFORE), (few, ", only methods that gain on base", AFTER)):
+            yield Claim(claim, f"{what}, {half}{text}", -1, decided, correlation(these) if these else None)
 
 
-def _surgery(records: Sequence[Record]) -> list[Claim]:
-    whole, without = _variant(records, NO_SURGERY)
-    claim, pair = "Surgery helps where both towers drift together", "restore - restore without surgery"
+def _consistency(runs: Sequence[Run]) -> Iterator[Claim]:
+    quantities: tuple[tuple[str, str, str, int, Quantity], ...] = (
+        ("L_fs reduces the discrepancy", "discrepancy on base classes", "base", -1, _discrepancy),
+        ("L_fs lifts novel accuracy", "novel accuracy, points", "novel", 1, _accuracy),
+    )
+    for claim, what, part, sign, value in quantities:
+        ivlp_fs, ivlp = (_scores(runs, method, part, value) for method in ("ivlp_fs", "ivlp"))
+        by_embeddings, bare = (
+            _scores(runs, METHOD, part, value, changed) for changed in (BY_EMBEDDINGS, NO_L_FS)
+        )
+        text = f"{what}, restore with L_fs by embeddings - without L_fs"
+        yield Claim(claim, f"{what}, ivlp_fs - ivlp", sign, BEFORE, _less(ivlp_fs, ivlp))
+        yield Claim(claim, text, sign, BEFORE, _less(by_embeddings, bare))
+        yield from _without(runs, claim, what, sign, part, value, NO_L_FS, "L_fs")
+
+
+def _surgery(runs: Sequence[Run]) -> Iterator[Claim]:
+    claim = "Surgery helps where both towers drift together"
     quantities: tuple[tuple[str, str, int, Quantity], ...] = (
-        ("novel accuracy, points", "novel", 1, lambda r: r.accuracy),
+        ("novel accuracy, points", "novel", 1, _accuracy),
         ("shift of both towers", "base", -1, _both),
     )
-    found = []
     for what, part, sign, value in quantities:
-        usual = paired(_of(whole, METHOD, part, value), _of(without, METHOD, part, value))
-        found += [
-            Claim(claim, f"{what}, {pair}", sign, usual),
-            _fast(records, claim, f"{what}, {pair}", sign, part, value, NO_SURGERY),
-        ]
-    return found
+        yield from _without(runs, claim, what, sign, part, value, NO_SURGERY, "surgery")
 
 
-def _hm(mine: Sequence[Record]) -> list[Claim]:
-    scores = {m: scores_of(reference(mine, {r.dataset for r in mine}, m))["HM"] for m in (METHOD, *RIVALS)}
-    return [
-        Claim("RESTORE beats IVLP and MaPLe", f"HM, points, restore - {other}", 1,
-              paired(scores[METHOD], scores[other]))
-        for other in RIVALS
-    ]  # fmt: skip
+def _without(
+    runs: Sequence[Run], claim: str, what: str, sign: int, part: str, value: Quantity, changed: str, name: str
+) -> Iterator[Claim]:
+    """RESTORE less RESTORE without one of its parts, as it is and where the towers move further."""
+    for whole, less, text, decided in (
+        ("", changed, "", BEFORE),
+        (FAST, f"{changed} {FAST}", FAST_TEXT, AFTER),
+    ):
+        pair = (_scores(runs, METHOD, part, value, settings) for settings in (whole, less))
+        yield Claim(claim, f"{what}, restore - restore without {name}{text}", sign, decided, _less(*pair))
+
+
+def _hm(runs: Sequence[Run]) -> Iterator[Claim]:
+    def of(method: str) -> Scores:
+        base, novel = (_scores(runs, method, part, _accuracy) for part in ("base", "novel"))
+        return {place: harmonic_mean(base[place], novel[place]) for place in base.keys() & novel.keys()}
+
+    for other in RIVALS:
+        measured = f"HM of each run, points, restore - {other}"
+        yield Claim("RESTORE beats IVLP and MaPLe", measured, 1, BEFORE, _less(of(METHOD), of(other)))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from restore_vlm.bench.store import Store
 from restore_vlm.bench.tables import tables
 from restore_vlm.errors import unknown
 from restore_vlm.evaluation.protocols import Trial, base_to_novel, cross_dataset, domain_generalisation
-from restore_vlm.training import write_atomic
+from restore_vlm.runtime.files import bundled, parse_toml, write_atomic
 
 PROTOCOLS = ("base-to-novel", "cross-dataset", "domain-generalisation")
 FORMS = {"md": "markdown", "csv": "csv"}
@@ -58,7 +55,7 @@ class Stage:
 @cache
 def definition() -> dict[str, Any]:
     """The content of ``mini.toml``."""
-    return tomllib.loads((files(__package__) / "mini.toml").read_text())
+    return parse_toml(bundled(__package__, "mini.toml"))
 
 
 def kinds() -> dict[str, dict[str, str]]:
@@ -174,7 +171,7 @@ def boards(store: Store, asked: Request) -> list[tuple[dict[str, Any], Board]]:
 
 
 def _same(common: dict[str, Any], asked: Request) -> bool:
-    return common == json.loads(json.dumps(asked.common()))
+    return common == {**asked.common(), "settings": list(asked.settings)}
 
 
 def _origin(board: Board, command: str) -> str:

@@ -10,10 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import nn
 
 import oracle
-from backbone.tiny_models import CONFIGS, SIGLIP, TEXT, VISION, build, images, tiny, wrap
+from backbone.tiny_models import CLOSED, CONFIGS, SIGLIP, TEXT, build, images, tiny, wrap, write_folder
 from restore_vlm.backbone import Backbone, load_backbone, pick_device
 from restore_vlm.errors import UserError
 from restore_vlm.method import MethodConfig, PromptedModel
@@ -27,17 +26,6 @@ PREPROCESS = {
 SMALL: dict[str, Any] = CONFIGS["gelu"] | {"text_cfg": TEXT | {"context_length": 20}}
 
 
-def write_folder(folder: Path, config: dict[str, Any], preprocess: dict[str, Any] = PREPROCESS) -> nn.Module:
-    """Writes a random model in open_clip's format and returns it."""
-    model = build(**config)
-    folder.mkdir(exist_ok=True)
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    custom = {"custom_text": True} if isinstance(model, open_clip.CustomTextCLIP) else {}
-    document = {"model_cfg": config | custom, "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(document))
-    return model
-
-
 def sentence(error: pytest.ExceptionInfo) -> str:
     """The message, checked to be one line that ends."""
     message = str(error.value)
@@ -48,7 +36,7 @@ def sentence(error: pytest.ExceptionInfo) -> str:
 
 @pytest.mark.parametrize("config", [SMALL, CONFIGS["timm"], SIGLIP], ids=["clip", "timm", "siglip"])
 def test_local_folder(tmp_path: Path, config: dict) -> None:
-    model = write_folder(tmp_path, config)
+    model = write_folder(tmp_path, config, PREPROCESS)
     backbone = load_backbone(str(tmp_path))
     assert backbone.name == str(tmp_path)
     read = backbone.preprocess
@@ -64,6 +52,31 @@ def test_local_folder(tmp_path: Path, config: dict) -> None:
         logits = PromptedModel(backbone, MethodConfig(name="clip", template="a {}"), ["cat", "dog"])(pictures)
         wanted = model.eval().get_logits(pictures, ids)[0]
     torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "convnext", "coca"])
+def test_local_folder_of_a_closed_tower(tmp_path: Path, kind: str) -> None:
+    model = write_folder(tmp_path, CLOSED[kind]).eval()
+    backbone = load_backbone(str(tmp_path))
+    assert backbone.image.closed or backbone.text.closed
+    assert (backbone.text.depth == 0) == (kind == "coca")
+    ids, pictures = backbone.text.tokenizer(["a cat", "a dog"]), images(backbone)
+    with torch.no_grad():
+        logits = PromptedModel(backbone, MethodConfig(name="clip", template="a {}"), ["cat", "dog"])(pictures)
+        unit = model.encode_image(pictures, normalize=True), model.encode_text(ids, normalize=True)
+        wanted = model.logit_scale.exp() * unit[0] @ unit[1].T
+    torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=0)
+
+
+def test_hugging_face_text_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_clip.hf_model, "transformers", None)
+    write_folder(tmp_path, SIGLIP)
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] = {"hf_model_name": "roberta-base", "hf_tokenizer_name": "roberta-base"}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as error:
+        load_backbone(str(tmp_path))
+    assert "pip install transformers" in sentence(error)
 
 
 def test_quick_gelu_is_read_from_the_config(tmp_path: Path) -> None:
@@ -215,50 +228,6 @@ def test_hub_weights_that_cannot_be_had_are_not_random(
     with pytest.raises(UserError) as error:
         load_backbone("hf-hub:somebody/some-clip")
     sentence(error)
-
-
-WORKS = ["what works", "ViT-B-16:openai", "SigLIP"]
-
-
-def test_resnet_tower_is_refused() -> None:
-    resnet = {"layers": (1, 1, 1, 1), "width": 8, "head_width": 64, "image_size": 64}
-    model = open_clip.CLIP(embed_dim=32, vision_cfg=resnet, text_cfg=TEXT)
-    model.visual.image_size = (64, 64)
-    with pytest.raises(UserError) as error:
-        wrap(model)
-    message = sentence(error)
-    assert all(part in message for part in ["ModifiedResNet", *WORKS]), message
-
-
-@pytest.mark.parametrize("missing", ["resblocks", "transformer"])
-def test_other_text_tower_is_refused(missing: str) -> None:
-    class HFTextEncoder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            if missing == "resblocks":
-                self.transformer = nn.Linear(2, 2)
-
-    model = build(**SIGLIP)
-    model.text = HFTextEncoder()
-    with pytest.raises(UserError) as error:
-        wrap(model)
-    message = sentence(error)
-    assert all(part in message for part in ["HFTextEncoder", *WORKS]), message
-
-
-@pytest.mark.parametrize("option", [{"qk_norm": True}, {"scale_fc": True}])
-@pytest.mark.parametrize("tower", ["vision_cfg", "text_cfg"])
-def test_custom_blocks_are_refused(tower: str, option: dict) -> None:
-    config = {"vision_cfg": VISION, "text_cfg": TEXT}
-    config[tower] = config[tower] | option
-    with pytest.raises(UserError, match="CustomResidualAttentionBlock"):
-        wrap(open_clip.CLIP(embed_dim=32, **config))
-
-
-def test_class_token_text_tower_is_refused() -> None:
-    text = TEXT | {"embed_cls": True}
-    with pytest.raises(UserError, match="what works"):
-        wrap(open_clip.CustomTextCLIP(embed_dim=32, vision_cfg=VISION, text_cfg=text))
 
 
 @pytest.mark.parametrize("prompts", [None, {"length": 2}, {"length": 16}])

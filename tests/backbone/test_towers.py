@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import oracle
 from backbone.tiny_models import CONFIGS, build, images, tiny, wrap
-from restore_vlm.backbone.text_tower import Context
+from restore_vlm.backbone.class_prompts import Context
 from restore_vlm.method import MethodConfig, PromptedModel
 
 NAMES = ["tabby cat", "dog", "Boeing 737-800", "forget-me-not"]

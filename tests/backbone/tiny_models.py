@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.transform import PreprocessCfg
+from safetensors.torch import save_file
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -15,7 +18,10 @@ from torch import nn
 from restore_vlm.backbone import Backbone
 
 TOKENIZER = open_clip.get_tokenizer("ViT-B-16")
-SHORT_TOKENIZER = open_clip.SimpleTokenizer(context_length=24)
+TOKENIZERS = {
+    "siglip": open_clip.SimpleTokenizer(context_length=24),
+    "coca": open_clip.SimpleTokenizer(context_length=40),
+}
 
 
 def _timm(pretrained: bool = False, **options: Any) -> VisionTransformer:
@@ -83,14 +89,43 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "siglip": SIGLIP,
 }
+RESNET = {"layers": (1, 1, 1, 1), "width": 8, "head_width": 64, "image_size": 64}
+QK_NORM = {"embed_dim": 24, "vision_cfg": VISION | {"qk_norm": True}, "text_cfg": TEXT | {"qk_norm": True}}
+COCA = {
+    "embed_dim": 40,
+    "vision_cfg": VISION | {"attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True},
+    "text_cfg": TEXT | {"context_length": 40, "embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": {"width": 32, "context_length": 40, "heads": 4, "layers": 1},
+}
+CLOSED: dict[str, dict[str, Any]] = {
+    "resnet": {"embed_dim": 32, "vision_cfg": RESNET, "text_cfg": TEXT},
+    "convnext": {
+        "embed_dim": 40,
+        "vision_cfg": {
+            "timm_model_name": "test_convnext",
+            "image_size": 64,
+            "timm_pool": "",
+            "timm_proj": "linear",
+        },
+        "text_cfg": TEXT,
+    },
+    "timm_resnet": {
+        "embed_dim": 40,
+        "vision_cfg": {"timm_model_name": "test_resnet", "image_size": 64, "timm_pool": "avg"},
+        "text_cfg": TEXT,
+    },
+    "qk_norm": QK_NORM,
+    "coca": COCA,
+}
+"""Models of which one tower or both show no blocks."""
 
 
 def build(**config: Any) -> nn.Module:
     """A model of open_clip with random weights, biases and norms included."""
-    custom = config["text_cfg"].get("no_causal_mask", False)
+    kind: Any = open_clip.CustomTextCLIP if config["text_cfg"].get("no_causal_mask") else open_clip.CLIP
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
+        model = (open_clip.CoCa if "multimodal_cfg" in config else kind)(**config)
     random = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
         if "logit" in name:
@@ -104,9 +139,20 @@ def build(**config: Any) -> nn.Module:
     return model
 
 
+def write_folder(folder: Path, config: dict[str, Any], preprocess: dict[str, Any] | None = None) -> nn.Module:
+    """Writes a random model in open_clip's format and returns it."""
+    model = build(**config)
+    folder.mkdir(exist_ok=True)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    custom = {} if isinstance(model, open_clip.CLIP) else {"custom_text": True}
+    document = {"model_cfg": config | custom, "preprocess_cfg": preprocess or {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(document))
+    return model
+
+
 def wrap(model: nn.Module, tokenizer: Any = TOKENIZER) -> Backbone:
-    size = model.visual.image_size[0]
-    return Backbone(model, tokenizer, "test", PreprocessCfg(size=size))
+    size = model.visual.image_size
+    return Backbone(model, tokenizer, "test", PreprocessCfg(size=size if isinstance(size, int) else size[0]))
 
 
 def tiny(kind: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Backbone]:
@@ -116,11 +162,12 @@ def tiny(kind: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Back
 
 @cache
 def _tiny(kind: str, dtype: torch.dtype) -> tuple[nn.Module, Backbone]:
-    model = build(**CONFIGS[kind]).to(dtype)
-    return model, wrap(model, SHORT_TOKENIZER if kind == "siglip" else TOKENIZER)
+    model = build(**(CONFIGS | CLOSED)[kind]).to(dtype)
+    return model, wrap(model, TOKENIZERS.get(kind, TOKENIZER))
 
 
 def images(backbone: Backbone, count: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     size = backbone.preprocess.size
+    height, width = (size, size) if isinstance(size, int) else size
     random = torch.Generator().manual_seed(3)
-    return torch.randn(count, 3, size, size, generator=random, dtype=torch.float64).to(dtype)
+    return torch.randn(count, 3, height, width, generator=random, dtype=torch.float64).to(dtype)

@@ -4,10 +4,14 @@ import shutil
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from restore_vlm.bench import Board, Plan, Request, Shelf, Store, make_plan, render, run_grid, tables
 from restore_vlm.bench.engines import Engine, inline
 from restore_vlm.evaluation import protocols
+from restore_vlm.evaluation.evaluate import summarise
 from restore_vlm.evaluation.protocols import Trial
 
 DEMO = Path(str(files("restore_vlm") / "assets" / "demo"))
@@ -31,6 +35,21 @@ def run(
     root: Path, out: Path, wanted: Sequence[Trial], asked: Request, engine: Engine = inline
 ) -> dict[str, str]:
     return run_grid(plan_of(root, wanted, asked), asked, out, engine)
+
+
+def stored(accuracy: float, dataset: str = "a") -> dict[str, Any]:
+    """What a grid stores of a test, with that accuracy of two images."""
+    spread = {"mean": 0.1, "low": 0.1, "median": 0.1, "high": 0.1}
+    shift = {"absolute": spread, "relative": spread, "cosine": spread}
+    place = {"matching": 0.2, "gap": 1.0}
+    found = summarise(torch.eye(2), torch.tensor([0, 1]), ["cat", "dog"]).as_json()
+    measured = {
+        "image": [shift], "text": [shift], "image_feature": shift, "text_feature": shift,
+        "discrepancy": [0.0], "before": place, "after": place,
+        "by_class": {"cat": 0.1, "dog": 0.1}, "total_discrepancy": 0.0,
+    }  # fmt: skip
+    rest = {"dataset": dataset, "shift": measured, "training_seconds": 1.0, "seconds": 1.0}
+    return {**found, "accuracy": accuracy, **rest}
 
 
 def csv_of(out: Path) -> str:

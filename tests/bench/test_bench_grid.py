@@ -17,6 +17,7 @@ from restore_vlm.bench.engines import DIED
 from restore_vlm.classifier import fit
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation import harmonic_mean, protocols
+from restore_vlm.training import training_images
 
 
 def results(out: Path) -> dict[Path, tuple[int, dict]]:
@@ -360,7 +361,17 @@ def test_published_datasets_whose_names_repeat(tmp_path: Path) -> None:
     few = protocols.few_shot(["dtd"], [1], [2])
     asked = request("clip", "maple")
     assert run(tmp_path, tmp_path / "out", few, asked) == {}
-    (spec,) = (tmp_path / "out").glob("runs/*/model/images.json")
+    (model,) = (tmp_path / "out").glob("runs/*/model")
     plan = plan_of(tmp_path, few, asked)
     drawn = [job.train.items for job in plan.jobs if job.train]
-    assert set(json.loads(spec.read_text())) == {str(i.path) for i in drawn[0]}
+    assert set(training_images(model)) == {str(i.path) for i in drawn[0]}
+
+
+def test_a_tower_without_blocks_is_measured_at_its_features(resnet_grid: Path) -> None:
+    found = [json.loads(p.read_text()) for p in resnet_grid.glob("runs/*/tests/*.json")]
+    assert len(found) == 2 * 3
+    for test in found:
+        shift = test["shift"]
+        assert shift["image"] == shift["discrepancy"] == [] and shift["total_discrepancy"] is None
+        assert len(shift["text"]) == 3 and shift["image_feature"]["relative"]["mean"] == 0
+    assert sum(test["shift"]["text_feature"]["relative"]["mean"] > 0 for test in found) == 2

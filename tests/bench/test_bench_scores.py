@@ -1,13 +1,12 @@
-import math
 from statistics import mean, stdev
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from restore_vlm.bench.compare import t_interval
 from restore_vlm.bench.grid import duration
-from restore_vlm.bench.scores import Score, average, best, hm, score
+from restore_vlm.bench.scores import Score, average, best, hm, hm_score, score
+from restore_vlm.evaluation import harmonic_mean
 
 PERCENT = st.floats(0, 100)
 FULL = st.dictionaries(st.integers(1, 9), PERCENT, min_size=1)
@@ -57,18 +56,16 @@ def test_the_best_are_the_highest_as_printed(scores: list) -> None:
     assert len({full[i] for i in top}) <= 1
 
 
-@settings(deadline=None)  # the first call imports scipy
-@given(st.lists(st.floats(-50, 50), min_size=2, max_size=8))
-def test_interval_is_around_the_mean(values: list) -> None:
-    found = t_interval(values)
-    assert found is not None
-    assert found[0] - 1e-9 <= mean(values) <= found[1] + 1e-9
-
-
-def test_interval_by_hand() -> None:
-    low, high = t_interval([1.0, 2.0, 3.0]) or (0, 0)
-    assert math.isclose(high - low, 2 * 4.302652729696142 / 3**0.5, rel_tol=1e-9)
-    assert t_interval([1.0]) is None
+@given(HOLED, HOLED)
+def test_the_harmonic_mean_of_a_table_is_that_of_its_averages(base: dict, novel: dict) -> None:
+    found, each = hm_score(base, novel), hm(base, novel)
+    both = [seed for seed, value in each.items() if value is not None]
+    assert (found.done, found.std) == (len(both), score(each).std)
+    if not both:
+        assert found.mean is None
+        return
+    expected = harmonic_mean(*(mean(half[seed] for seed in both) for half in (base, novel)))
+    assert found.mean == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(1.2, "1 s"), (600, "10 min"), (3700, "1 h 2 min")])

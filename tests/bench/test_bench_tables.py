@@ -1,11 +1,13 @@
 import csv
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 
-from bench.bench_makers import request
+from bench.bench_makers import request, stored
 from restore_vlm.bench import Board, Store, compare, render, tables
 from restore_vlm.bench.compare import show
 from restore_vlm.bench.plan import Cell
@@ -25,7 +27,7 @@ def board(tmp_path: Path, protocol: str, rows: list[tuple]) -> Board:
         if isinstance(value, str):
             write_json(store.run(run).error, {"error": value})
         elif value is not None:
-            write_json(store.run(run).test(cell.test), {"accuracy": value / 100})
+            write_json(store.run(run).test(cell.test), stored(value / 100, dataset))
     return Board(cells, store)
 
 
@@ -60,14 +62,13 @@ def test_base_to_novel(tmp_path: Path) -> None:
     ]
     rows = lines(render(found, "csv"))
     mine = rows["base-to-novel, a, 16 shots", "maple", "HM"]
-    two = [harmonic_mean(80, 60), harmonic_mean(82, 64)]
-    assert float(mine["mean"]) == pytest.approx(sum(two) / 2)
+    assert float(mine["mean"]) == pytest.approx(harmonic_mean(81, 62))
     assert mine["best"] == "1"
     zero = rows["base-to-novel, a, 16 shots", "clip", "novel"]
     assert (float(zero["mean"]), zero["std"], zero["best"]) == (70, "", "1")
     over = rows["base-to-novel, average over 2 datasets, 16 shots", "maple", "HM"]
-    expected = (harmonic_mean(75, 50) + harmonic_mean(77, 52)) / 2
-    assert float(over["mean"]) == pytest.approx(expected)
+    assert float(over["mean"]) == pytest.approx(harmonic_mean(76, 51))
+    assert float(over["std"]) == pytest.approx(stdev([harmonic_mean(75, 50), harmonic_mean(77, 52)]))
     markdown = render(found, "markdown")
     assert "| maple | **81.00 ± 1.41** | 62.00 ± 2.83 |" in markdown
     assert "| clip | 60.00 | **70.00** |" in markdown
@@ -132,17 +133,17 @@ def test_names_with_special_characters(tmp_path: Path) -> None:
 def test_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = halves(tmp_path, TWO)
     found = compare(mine, "maple", "clip", "base")
-    assert [d for _, _, d in found.pairs] == pytest.approx([20, 22, 20, 22])
-    assert found.mean == pytest.approx(21)
-    assert (found.wins, found.losses) == (4, 0)
-    assert found.p == pytest.approx(0.125)
-    low, high = found.interval or (0, 0)
-    assert low < 21 < high
+    assert found.pairs == pytest.approx({("a", 1): 20, ("a", 2): 22, ("b", 1): 20, ("b", 2): 22})
+    assert found.estimate.value == pytest.approx(21)
+    assert found.estimate.over == "2 datasets x 2 seeds"
+    assert (found.estimate.low, found.estimate.high) == pytest.approx((8.29, 33.71), abs=0.01)
     back = compare(mine, "clip", "maple", "base")
-    assert (back.mean, back.p) == (pytest.approx(-found.mean), found.p)
+    assert back.estimate.value == pytest.approx(-21)
+    assert back.estimate.p == pytest.approx(found.estimate.p)
     show(found, "maple", "clip", "base-to-novel")
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
-    assert "maple better in 4, clip in 0 of 4 pairs" in text
+    assert "95 % interval of the mean +8.29 to +33.71, p = 0.0303, over 2 datasets x 2 seeds." in text
+    assert "Datasets and seeds both count as random" in text
     for first, second, measure, sentence in [
         ("mapel", "clip", None, "did you mean 'maple'"),
         ("clip", "clip", None, "given twice"),
@@ -161,5 +162,30 @@ def test_comparison_of_nothing(tmp_path: Path) -> None:
 def test_comparison_across_datasets_leaves_the_source_out(tmp_path: Path) -> None:
     rows = [(m, "s", d, "all", 16, 1, v) for m, v in (("clip", 50), ("maple", 51)) for d in ("s", "x")]
     found = compare(board(tmp_path, "cross-dataset", rows), "maple", "clip")
-    assert found.pairs == [("s to x", 1, pytest.approx(1))]
-    assert (found.interval, found.p) == (None, 1.0)
+    assert found.pairs == {("s to x", 1): pytest.approx(1)}
+    assert (found.estimate.low, found.estimate.p) == (None, None)
+
+
+def test_comparison_takes_shots_of_one_dataset_as_one(tmp_path: Path) -> None:
+    rows = [
+        (m, d, d, "all", k, s, 50 + (m == "maple") * (k + s)) for m in ("clip", "maple") for d in "xy"
+        for k in (1, 16) for s in (1, 2)
+    ]  # fmt: skip
+    found = compare(board(tmp_path, "few-shot", rows), "maple", "clip")
+    assert found.pairs == pytest.approx({("x", 1): 9.5, ("x", 2): 10.5, ("y", 1): 9.5, ("y", 2): 10.5})
+
+
+@pytest.mark.parametrize(
+    ("keep", "sentence"),
+    [
+        (lambda d, s: s == 1, "One seed"),
+        (lambda d, s: d == "a", "It says nothing about other datasets"),
+        (lambda d, s: d == "a" and s == 1, "No interval of the mean: 1 dataset x 1 seed are too few"),
+    ],
+)
+def test_what_a_comparison_cannot_say(
+    keep: Callable[[str, int], bool], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {(m, d, s): v for (m, d, s), v in TWO.items() if keep(d, s)}
+    show(compare(halves(tmp_path, values), "maple", "clip", "novel"), "maple", "clip", "base-to-novel")
+    assert sentence in re.sub(r"\s+", " ", capsys.readouterr().out)

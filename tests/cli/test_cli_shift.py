@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from restore_vlm import Classifier, UserError, cli, fit
 from restore_vlm.figures import read_records
 from restore_vlm.measure.shift import CONDITIONED, Alignment, Shift, Spread
+from restore_vlm.runtime.files import read_json
 from restore_vlm.training import training_images
 
 SHORT = ("training.epochs=1", "training.batch=4")
@@ -37,7 +38,7 @@ def test_the_numbers_are_those_of_the_function(runs: dict[str, Path], photos: Pa
     direct = classifier.shift([i.path for i in items], names, [i.label for i in items])
     assert found["total_discrepancy"] == pytest.approx(direct.total_discrepancy, rel=1e-6)
     assert found["by_class"] == pytest.approx(direct.by_class, rel=1e-6)
-    saved = json.loads((runs["ivlp"] / "shift-all.json").read_text())
+    saved = read_json(runs["ivlp"] / "shift-all.json", dict, "")
     assert saved == {"data": str(photos), **found}
 
 
@@ -177,3 +178,17 @@ def test_features_of_every_image_are_compared_a_few_at_a_time() -> None:
     own = torch.stack([text[label] for text, label in zip(tuned, labels, strict=True)])
     assert aligned.matching == pytest.approx((images * own).sum(-1).mean().item(), abs=1e-5)
     assert aligned.gap == pytest.approx((images.mean(0) - tuned.mean((0, 1))).norm().item(), abs=1e-5)
+
+
+def test_a_tower_without_blocks(
+    photos: Path, resnet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from restore_vlm import terminal
+
+    monkeypatch.setattr(terminal.out, "_width", 160)
+    fit(photos, "clip_adapter", resnet, shots=2, settings=SHORT, out=tmp_path, precision="fp32")
+    text = shift(tmp_path, "--data", photos)
+    assert "A tower that shows no blocks is measured at its final features alone." in text
+    (feature,) = re.findall(r"feature .*", text)
+    assert re.findall(r"\d\.\d{3} to \d\.\d{3}", feature)[1] != "0.000 to 0.000"
+    assert json.loads((tmp_path / "shift-all.json").read_text())["total_discrepancy"] is None

@@ -1,8 +1,6 @@
 """Every layout, read from a miniature copy of it."""
 
-import builtins
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -230,21 +228,6 @@ def test_wnids() -> None:
     from timm.data import ImageNetInfo
 
     assert wnids() == ImageNetInfo("imagenet-1k").label_names() == sorted(wnids())
-
-
-def test_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make("oxford_flowers", tmp_path)
-    real = builtins.__import__
-
-    def without(name: str, *args: object, **kwargs: object) -> object:
-        if name.startswith("scipy"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delitem(sys.modules, "scipy.io", raising=False)
-    fails(r"scipy, which reads it, is missing; install it with: pip install .restore-vlm\[datasets\]",
-          "oxford_flowers", tmp_path)  # fmt: skip
 
 
 def test_split_that_leaves_the_folder(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,19 @@ def test_train_transform_is_the_published_one(items: list[Item], interpolation: 
     expected = reference(image)
     torch.manual_seed(3)
     assert torch.equal(train_transform(cfg)(image), expected)
+    torch.manual_seed(3)
+    assert not torch.equal(train_transform(cfg, (0.9, 1.0))(image), expected)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_crops_and_flips_are_those_asked_for(items: list[Item], flip: float) -> None:
+    """The whole picture, mirrored always or never."""
+    image = Image.open(items[0].path).convert("RGB").resize((16, 16))
+    whole = T.Compose([T.ToTensor(), T.Normalize(CFG.mean, CFG.std)])(image)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        found = train_transform(replace(CFG, size=16), (1.0, 1.0), flip)(image)
+        assert torch.equal(found, whole.flip(-1) if flip else whole)
 
 
 def test_samples_do_not_depend_on_order_workers_or_history(items: list[Item]) -> None:

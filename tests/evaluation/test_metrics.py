@@ -1,11 +1,9 @@
-import math
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restore_vlm.evaluation import harmonic_mean, summarise
+from restore_vlm.evaluation import summarise
 from restore_vlm.evaluation.metrics import (
     expected_calibration_error,
     per_class_accuracy,
@@ -14,16 +12,6 @@ from restore_vlm.evaluation.metrics import (
     wilson_interval,
     worst_confusions,
 )
-
-share = st.floats(0, 1)
-
-
-@given(share, share)
-def test_harmonic_mean_lies_between(base: float, novel: float) -> None:
-    value = harmonic_mean(base, novel)
-    assert 0 <= value <= max(base, novel) + 1e-12
-    assert value == harmonic_mean(novel, base)
-    assert math.isclose(harmonic_mean(base, base), base, abs_tol=1e-12)
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -11,7 +11,6 @@ from restore_vlm.evaluation.protocols import (
     cross_dataset,
     domain_generalisation,
     few_shot,
-    recipe_order,
 )
 
 
@@ -62,14 +61,3 @@ def test_the_catalogue_knows_them() -> None:
 def test_bad_input(wrong, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         wrong()
-
-
-def test_recipe_order() -> None:
-    (base,) = base_to_novel(["dtd"], [1])
-    assert recipe_order(base, "ViT-B-16:openai") == ["ViT-B-16:openai", "dtd", "shots_16", "default"]
-    (cross,) = cross_dataset("imagenet", ["dtd"], [1])
-    assert recipe_order(cross, "tiny")[:2] == ["tiny", "cross_dataset"]
-    (shift,) = domain_generalisation("imagenet", ["imagenet_a"], [1])
-    assert "cross_dataset" in recipe_order(shift, "tiny")
-    (one,) = few_shot(["dtd"], [1], [1])
-    assert recipe_order(one, "x") == ["x", "few_shot_dtd", "few_shot", "shots_1", "dtd", "default"]

@@ -9,7 +9,8 @@ import pytest
 from restore_vlm import UserError, fit
 from restore_vlm.figures import read_records
 from restore_vlm.figures.numbers import halves
-from restore_vlm.training import write_json
+from restore_vlm.runtime.files import write_toml
+from restore_vlm.training import RunFolder, write_json
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +59,9 @@ def test_runs_beside_a_grid(grid: Path, trained: Path) -> None:
 def test_different_backbones(trained: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(trained, other)
-    config = other / "config.toml"
-    config.write_text(config.read_text().replace('backbone = "tiny"', 'backbone = "ViT-B-16:openai"'))
+    config = RunFolder(other).read_config()
+    config["run"]["backbone"] = "ViT-B-16:openai"
+    write_toml(other / "config.toml", config)
     with pytest.raises(UserError, match=r"different backbones \(tiny, ViT-B-16:openai\)"):
         read_records([trained, other])
 
@@ -68,7 +70,7 @@ def test_not_tested(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run")
     for evaluation in (tmp_path / "run").glob("evaluation-*.json"):
         evaluation.write_text("{")
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match="is damaged"):
             read_records([tmp_path / "run"])
         evaluation.unlink()
     with pytest.raises(UserError, match="run restore-vlm evaluate"):
@@ -78,6 +80,12 @@ def test_not_tested(trained: Path, tmp_path: Path) -> None:
 def test_a_damaged_evaluation(trained: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
-    (copy / "evaluation-novel.json").write_text("{}")
-    with pytest.raises(UserError, match=r"evaluation-novel\.json is damaged: 'data' is missing"):
-        read_records([copy])
+    path = copy / "evaluation-novel.json"
+    content = json.loads(path.read_text())
+    for changed, reason in (
+        ({k: v for k, v in content.items() if k not in ("data", "sha256")}, "'data' is missing"),
+        (content | {"accuracy": content["accuracy"] + 0.01}, "its checksum does not fit"),
+    ):
+        path.write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=rf"evaluation-novel\.json is damaged \({reason}\); the same"):
+            read_records([copy])

@@ -7,13 +7,13 @@ from sklearn.linear_model import LogisticRegression
 
 from backbone.tiny_models import images, tiny
 from restore_vlm import Classifier, fit
-from restore_vlm.data import Images, Item
+from restore_vlm.data import Images, Item, train_transform
 from restore_vlm.errors import UserError
 from restore_vlm.method import MethodConfig, PromptedModel
 from restore_vlm.method.config import CacheConfig, ClipAdapterConfig, TaskResidualConfig
 from restore_vlm.method.heads import Cache, ClipAdapter, LinearProbe, TaskResidual
 from restore_vlm.training import Progress, RunConfig, run
-from restore_vlm.training.fitting import CACHE_SCALE, cache_transform, fit_heads
+from restore_vlm.training.fitting import fit_heads
 
 NAMES = ["cat", "fire truck", "tea"]
 ASKED = ["tea", "unicorn", "cat"]
@@ -130,7 +130,7 @@ def test_keys_are_mean_features_of_crops(photos: Path) -> None:
     assert moved[-1] == (24, 24)
     assert cache.labels.tolist() == [0, 0, 1, 1, 2, 2]
     torch.testing.assert_close(cache.keys.norm(dim=-1), torch.ones(6))
-    crops = Images(items(photos), cache_transform(backbone.preprocess), seed=5)
+    crops = Images(items(photos), train_transform(backbone.preprocess, (0.5, 1.0)), seed=5)
     total = torch.zeros(backbone.dim)
     for view in range(3):
         crops.set_epoch(view)
@@ -141,7 +141,9 @@ def test_keys_are_mean_features_of_crops(photos: Path) -> None:
     fit_heads(other, items(photos), 6)
     assert torch.equal(again.heads.cache.keys, cache.keys)
     assert not torch.equal(other.heads.cache.keys, cache.keys)
-    assert cache_transform(backbone.preprocess).transforms[0].scale == CACHE_SCALE
+    small = build(cache={"views": 3, "crop": (0.08, 1.0)})
+    fit_heads(small, items(photos), 5)
+    assert not torch.equal(small.heads.cache.keys, cache.keys)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from torch.autograd import gradcheck
 from backbone.tiny_models import images, tiny
 from restore_vlm.method import Gradient, Losses, MethodConfig, PromptedModel, load_recipe
 from restore_vlm.method.gradient import project_out
-from restore_vlm.method.hand_written import encode_templates, templates
+from restore_vlm.method.hand_written import encode_templates
 from restore_vlm.method.losses import LOSSES, distance, divergence
+from restore_vlm.method.templates import sets, templates
 
 NAMES = ["tabby cat", "dog", "cup_cakes"]
 KINDS = ("quickgelu", "siglip")
@@ -121,9 +122,36 @@ def test_templates_one_after_the_other(kind: str, monkeypatch: pytest.MonkeyPatc
     assert torch.equal(one.ensemble, each[0])
 
 
-def test_there_are_60_templates() -> None:
-    assert len(set(templates())) == 60
-    assert all(t.count("{}") == 1 and t.endswith(".") for t in templates())
+def test_bundled_sets_of_templates() -> None:
+    for name, found in sets().items():
+        assert len(found) == len(set(found)) == int(name.rpartition("_")[2])
+        assert all(t.count("{}") == 1 and t.endswith(".") for t in found)
+        assert set(found) <= set(sets()["imagenet_80"])
+    assert templates() == sets()["promptsrc_60"]
+    assert templates(False) == ()
+    assert sets()["imagenet_8"] == (*sets()["imagenet_7"], "a photo of a {}.")
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_an_ensemble_is_a_set_or_a_list(raw: bool) -> None:
+    """Averaged as unit vectors, or as they are (TaskRes)."""
+    for ensemble in ("imagenet_7", ("a photo of a {}.", "a drawing of {}.")):
+        model, *_ = make(ensemble=ensemble, raw_ensemble=raw)
+        tower, names = model.backbone.text, [name.replace("_", " ") for name in NAMES]
+        each = torch.stack([encode(tower, [t.format(n) for n in names]) for t in templates(ensemble)])
+        wanted = F.normalize((each if raw else F.normalize(each, dim=-1)).mean(0), dim=-1)
+        torch.testing.assert_close(model.encode_text()[0], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_asked_in_other_words_a_model_stays_as_it_is() -> None:
+    model, pictures, _ = make(ensemble="imagenet_7", heads={"task_residual": {}})
+    before = model.encode(pictures).logits
+    other = model.asked_in(template="a drawing of {}.", ensemble=False)
+    assert other.config.template == "a drawing of {}."
+    assert not torch.allclose(other.encode(pictures).logits, before)
+    assert torch.equal(model.encode(pictures).logits, before)
+    assert other.heads.residual is model.heads.residual
+    assert torch.equal(model.asked_in().encode(pictures).logits, before)
 
 
 @pytest.mark.parametrize("prompts", [None, {"towers": "image"}])

@@ -62,10 +62,21 @@ def test_published_restore_recipes() -> None:
     [
         ("kgcoop", "default", ("text", False, 1, 4), (0.002, 128, 100)),
         ("prograd", "default", ("text", False, 1, 16), (0.002, 4, 10)),
-        ("vpt", "default", ("image", False, 12, 8), (0.0025, 4, 10)),
-        ("ivlp", "default", ("both", False, 12, 2), (0.0035, 4, 10)),
-        ("ivlp_fs", "default", ("both", False, 12, 2), (0.0035, 4, 10)),
-        ("maple", "default", ("both", True, 9, 2), (0.0035, 4, 10)),
+        ("cocoop", "default", ("text", False, 1, 4), (0.002, 1, 10)),
+        ("coop", "default", ("text", False, 1, 4), (0.002, 32, 200)),
+        ("coop", "imagenet", ("text", False, 1, 4), (0.002, 32, 50)),
+        ("coop", "cross_dataset", ("text", False, 1, 4), (0.002, 32, 50)),
+        ("coop", "few_shot", ("text", False, 1, 16), (0.002, 32, 200)),
+        ("coop", "few_shot+few_shot_4", ("text", False, 1, 16), (0.002, 32, 100)),
+        ("coop", "few_shot_2", ("text", False, 1, 16), (0.002, 32, 100)),
+        ("coop", "few_shot_1", ("text", False, 1, 16), (0.002, 32, 50)),
+        ("coop", "few_shot+few_shot_4+imagenet", ("text", False, 1, 16), (0.002, 32, 50)),
+        ("lpt", "default", ("text", False, 12, 4), (0.0025, 4, 5)),
+        ("vpt", "default", ("image", False, 12, 8), (0.0025, 4, 5)),
+        ("ivlp", "default", ("both", False, 12, 2), (0.0035, 4, 5)),
+        ("ivlp_fs", "default", ("both", False, 12, 2), (0.0035, 4, 5)),
+        ("maple", "default", ("both", True, 9, 2), (0.0035, 4, 5)),
+        ("maple", "cross_dataset", ("both", True, 3, 2), (0.0026, 4, 2)),
         ("promptsrc", "default", ("both", False, 9, 4), (0.0025, 4, 20)),
         ("promptsrc", "cross_dataset", ("both", False, 3, 4), (0.0025, 4, 20)),
         ("promptsrc", "few_shot", ("both", False, 9, 4), (0.0025, 4, 50)),
@@ -104,6 +115,63 @@ def test_published_parts() -> None:
         )
         assert losses.text_anchor.distance == losses.image_anchor.distance == "l1"
         assert recipe.ensemble
+
+
+def test_published_recipes_of_the_neighbours() -> None:
+    """Starting values of Tip-Adapter, shots of TaskRes and CLIP-LoRA, crops, last batches, templates."""
+    alphas = {
+        "imagenet": 1.17, "caltech101": 3, "oxford_pets": 1.17, "stanford_cars": 3, "oxford_flowers": 10,
+        "food101": 1.17, "fgvc_aircraft": 5, "sun397": 1.17, "dtd": 2, "eurosat": 2, "ucf101": 3,
+    }  # fmt: skip
+    for dataset, alpha in alphas.items():
+        for method in ("tip_adapter", "tip_adapter_f"):
+            recipe = load_recipe(method, dataset)
+            assert (recipe.heads.cache.alpha, recipe.heads.cache.beta) == (alpha, 1)
+            assert recipe.ensemble == ("imagenet_7" if dataset == "imagenet" else False)
+        assert recipe.training.epochs == (100 if dataset == "eurosat" else 20)
+    for shots in (1, 2, 4):
+        four = load_recipe("taskres", f"shots_{shots}+imagenet")
+        assert (four.training.epochs, four.training.lr) == (100, 2e-4)
+        assert (four.ensemble, four.raw_ensemble) == ("imagenet_8", True)
+    assert [load_recipe("clip_lora", f"shots_{k}").training.iterations for k in (1, 2, 4, 8)] == [
+        500, 1000, 2000, 4000,
+    ]  # fmt: skip
+    augmented = {
+        "tip_adapter_f": ((0.5, 1), 0.5, True),
+        "wise_ft": ((0.9, 1), 0, True),
+        "clip_lora": ((0.08, 1), 0.5, True),
+        "taskres": ((0.08, 1), 0.5, False),
+        "clip_adapter": ((0.08, 1), 0.5, False),
+    }
+    for method in methods():
+        training = load_recipe(method).training
+        expected = augmented.get(method, ((0.08, 1), 0.5, False))
+        assert (training.crop, training.flip, training.keep_last) == expected
+    assert load_recipe("tip_adapter").heads.cache.crop == (0.5, 1)
+    assert load_recipe("wise_ft", "imagenet").ensemble == "imagenet_80"
+    assert [name for name in methods() if load_recipe(name).fixed_template] == ["clip_lora"]
+
+
+def test_recipes_are_laid_one_over_another() -> None:
+    both = load_recipe("promptsrc", "few_shot+few_shot_dtd")
+    assert (both.training.epochs, both.averaging.mean) == (50, 45)
+    assert load_recipe("coop", "default+few_shot") == load_recipe("coop", "few_shot")
+    with pytest.raises(UserError, match="Unknown recipe of coop 'few_shots'"):
+        load_recipe("coop", "few_shot+few_shots")
+
+
+def test_files_of_before_mean_what_they_meant() -> None:
+    """Keys that came later are absent in them, and are not written where they say nothing else."""
+    recipe = load_recipe("restore", "tiny")
+    written = recipe.model_dump(mode="json")
+    later = {"crop", "flip", "keep_last", "raw_ensemble", "fixed_template"}
+    assert not later & (written.keys() | written["training"].keys())
+    assert written["ensemble"] is False
+    assert Recipe.model_validate(written) == recipe
+    assert Recipe.model_validate(written | {"ensemble": True}).ensemble is True
+    assert load_recipe("restore", "tiny", ["ensemble=promptsrc_60"]).ensemble is True
+    changed = load_recipe("restore", settings=["training.crop=[0.2, 0.9]", "training.flip=0"])
+    assert Recipe.model_validate(changed.model_dump(mode="json")) == changed
 
 
 def test_templates_of_data_sets() -> None:
@@ -188,6 +256,13 @@ REFUSED = [
     ("maple", ["heads.linear_probe.c=1"], "nothing else can be learned beside it"),
     ("clip", ["averaging.kind=interpolation"], "no learned weights to average"),
     ("clip", ["template=a photo"], "where the class name goes"),
+    ("clip", ["ensemble=imagenet_9"], "no set of templates 'imagenet_9'"),
+    ("clip", ["ensemble=['a photo of a {}.', 'a photo']"], "where the class name goes"),
+    ("clip", ["ensemble=[]"], "at least one"),
+    ("maple", ["training.crop=[0, 1]"], "least and largest share"),
+    ("maple", ["training.crop=[0.9, 0.1]"], "least and largest share"),
+    ("maple", ["training.flip=true"], "training.flip"),
+    ("maple", ["training.flip=2"], "training.flip"),
     ("maple", ["averaging.std=0"], "averaging.std"),
     ("maple", ["gradient=agree"], "gradient"),
 ]

@@ -273,7 +273,7 @@ def test_a_damaged_file_of_the_machine(run: Path, tmp_path: Path, text: str) -> 
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     (copy / "environment.json").write_text(text)
-    with pytest.raises(UserError, match=r"environment\.json is damaged; remove it"):
+    with pytest.raises(UserError, match=r"environment\.json is damaged \(.*\); remove it"):
         write_report([copy], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
@@ -282,3 +282,10 @@ def test_where_it_cannot_be_written(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):
         write_report([run], tmp_path / "file" / "r.html")
+
+
+def test_a_tower_without_blocks(resnet_grid: Path) -> None:
+    page = render_page([resnet_grid])
+    assert "A tower that shows no blocks is measured at its final features alone." in page
+    assert "Shift by block, text tower" in page
+    assert "Shift by block, image tower" not in page and "Discrepancy by block" not in page

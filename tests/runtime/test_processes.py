@@ -12,8 +12,10 @@ import torch
 
 from restore_vlm import cli
 from restore_vlm.errors import UserError
+from restore_vlm.method import TrainingConfig
 from restore_vlm.runtime.processes import World, join
 from restore_vlm.training import read_tensors, run
+from restore_vlm.training.loop import share_of_batch
 from runtime.two_processes import RUNS, STOP, request, results
 
 TESTS = Path(__file__).parents[1]
@@ -156,6 +158,15 @@ def test_more_processes_than_images_in_a_batch() -> None:
     assert world.part(8) == 2
     with pytest.raises(UserError, match=r"A batch of 3 images .* 4 processes; use fewer processes\."):
         world.part(3)
+
+
+def test_a_last_batch_that_is_kept_and_does_not_divide() -> None:
+    world = World()
+    world.size = 2
+    kept = TrainingConfig(batch=4, keep_last=True)
+    assert share_of_batch(kept, 10, world) == share_of_batch(TrainingConfig(batch=4), 9, world) == 2
+    with pytest.raises(UserError, match=r"last batch of an epoch has 1 images .* training\.keep_last=false"):
+        share_of_batch(kept, 9, world)
 
 
 @pytest.mark.parametrize(

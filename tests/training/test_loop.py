@@ -113,6 +113,28 @@ def test_iterations_end_within_an_epoch() -> None:
     assert it.epochs == 3
 
 
+@pytest.mark.parametrize("batch", [4, 5, 20])
+def test_the_last_batch_of_an_epoch(batch: int) -> None:
+    """Dropped where it is incomplete, unless the recipe keeps it."""
+    sizes = {}
+    for keep_last in (False, True):
+        it = trainer(TrainingConfig(batch=batch, epochs=2, keep_last=keep_last))
+        sizes[keep_last] = [len(labels) for _, labels in it._batches(0, 0)]
+        assert [len(labels) for _, labels in it._batches(1, 1)] == sizes[keep_last][1:]
+        it.run()
+        assert it.step == 2 * len(sizes[keep_last])
+    full, left = divmod(10, min(batch, 10))
+    assert sizes[False] == [min(batch, 10)] * full
+    assert sizes[True] == sizes[False] + [left] * (left > 0)
+
+
+def test_iterations_count_last_batches_that_are_kept() -> None:
+    it = trainer(TrainingConfig(batch=4, iterations=7, keep_last=True))
+    assert (it.steps_per_epoch, it.epochs) == (3, 3)
+    it.run()
+    assert it.step == 7
+
+
 def test_clipped_gradients() -> None:
     norms = []
     it = trainer(TrainingConfig(clip_norm=1e-3, epochs=1, momentum=0, weight_decay=0, lr=1.0, warmup_lr=1.0))

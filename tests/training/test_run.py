@@ -8,17 +8,18 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from backbone.tiny_models import tiny
+from restore_vlm.data import train_transform
 from restore_vlm.errors import UserError
 from restore_vlm.method import Recipe, load_recipe
 from restore_vlm.runtime.precision import resolve_precision
 from restore_vlm.training import Progress, RunConfig, RunFolder, read_tensors, run
 from restore_vlm.training.loop import Trainer
-from restore_vlm.training.run import fit_depth
+from restore_vlm.training.run import fit_depth, resolve_recipe
 
 SHORT = ("training.epochs=3", "training.batch=2", "prompts.depth=3")
 
@@ -56,7 +57,7 @@ def test_a_run_leaves_what_it_says(finished: Path) -> None:
     assert header["backbone"] == "tiny"
     assert len(header["classes"]) == 4
     assert (finished / "adapter.safetensors").stat().st_size < 4e6
-    assert len(json.loads((finished / "images.json").read_text())) == 12
+    assert len(RunFolder(finished).read_images()) == 12
 
 
 def test_surgery_ratios_grow_once(finished: Path) -> None:
@@ -226,11 +227,21 @@ def test_depth_fits_the_backbone(
         (6, 6, "both", 7, False, 6),
     ],
 )
-def test_fit_depth(text: int, image: int, towers: str, depth: int, published: bool, fitting: int) -> None:
-    blocks = SimpleNamespace(text=SimpleNamespace(depth=text), image=SimpleNamespace(depth=image), name="it")
+def test_fit_depth(
+    text: int,
+    image: int,
+    towers: str,
+    depth: int,
+    published: bool,
+    fitting: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, backbone = tiny("gelu")
+    monkeypatch.setattr(backbone.text, "depth", text)
+    monkeypatch.setattr(backbone.image, "depth", image)
     recipe = load_recipe("ivlp", settings=[f"prompts.towers={towers}", f"prompts.depth={depth}"])
     said: list[str] = []
-    fitted, scaled = fit_depth(recipe, blocks, published, Progress(say=said.append))
+    fitted, scaled = fit_depth(recipe, backbone, published, Progress(say=said.append))
     assert fitted.prompts.depth == fitting
     assert len(said) == (fitting != depth)
     assert bool(scaled) == (published and fitting != depth)
@@ -300,6 +311,56 @@ def test_a_recipe_made_in_python_is_recorded_and_resumed(photos: Path, tmp_path:
         _, header = run(request(photos, method=mine, settings=()), tmp_path / "run")
     assert header["method"]["name"] == "mine"
     assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["run"]["method"]["name"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("method", "folder", "classes", "shots", "backbone", "expected"),
+    [
+        ("restore", "dtd", "all", 16, "tiny", "tiny"),
+        ("restore", "dtd", "all", 16, "ViT-B-16:openai", "dtd"),
+        ("restore", "my photos", "all", 16, "ViT-B-16:openai", "default"),
+        ("coop", "my photos", "all", 4, "ViT-B-16:openai", "few_shot+few_shot_4"),
+        ("coop", "my photos", "base", 4, "ViT-B-16:openai", "default"),
+        ("coop", "my photos", "all", None, "ViT-B-16:openai", "few_shot"),
+        ("taskres", "imagenet", "names.txt", 1, "ViT-B-16:openai", "shots_1+imagenet"),
+    ],
+)
+def test_the_recipe_that_is_taken(method, folder, classes, shots, backbone, expected: str) -> None:
+    """By data set, classes and shots, where the backbone has none of its own."""
+    config = RunConfig(data=f"data/{folder}", method=method, classes=classes, shots=shots, backbone=backbone)
+    recipe, name = resolve_recipe(config)
+    assert name == expected
+    assert recipe == load_recipe(method, expected)
+
+
+def test_a_recipe_that_is_taken_by_itself_is_said(photos: Path, tmp_path: Path) -> None:
+    mine, said = tmp_path / "mine.toml", list[str]()
+    mine.write_text('base = "tip_adapter"\n[recipes.few_shot]\nheads.cache.views = 1\n')
+    model, header = run(request(photos, method=str(mine), settings=()), None, Progress(say=said.append))
+    assert said == ["Recipe of mine for this training: few_shot."]
+    assert (header["recipe"], model.config.heads.cache.views) == ("few_shot", 1)
+
+
+def test_crops_and_flips_of_the_recipe_are_those_of_training(photos: Path, monkeypatch) -> None:
+    made: list[tuple] = []
+    real = train_transform
+
+    def noted(*args):
+        made.append(args[1:])
+        return real(*args)
+
+    monkeypatch.setattr("restore_vlm.training.run.train_transform", noted)
+    run(request(photos, settings=(*SHORT, "training.crop=[0.9, 1.0]", "training.flip=0.0")))
+    run(request(photos))
+    assert made == [((0.9, 1.0), 0.0), ((0.08, 1.0), 0.5)]
+
+
+def test_a_folder_of_before_crops_were_keys_is_the_same_run(photos: Path, finished: Path) -> None:
+    """The configuration that is written of a run did not change."""
+    config = (finished / "config.toml").read_text()
+    assert not any(key in config for key in ("crop", "flip", "keep_last", "raw_ensemble", "fixed_template"))
+    with pytest.raises(UserError, match=r"another .*method\.training\.flip"):
+        run(request(photos, settings=(*SHORT, "training.flip=0.0")), finished)
 
 
 def test_data_for_testing_only_is_refused(photos: Path, tmp_path: Path) -> None:

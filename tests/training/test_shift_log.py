@@ -14,14 +14,15 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from restore_vlm import UserError, cli, fit
-from restore_vlm.training import Progress, loop
+from restore_vlm.runtime.files import read_lines, write_toml
+from restore_vlm.training import Progress, RunFolder, loop
 
 SHORT = ("training.epochs=2", "training.batch=4")
 KEYS = {"epoch", "step", "loss", "shift_text", "shift_image", "discrepancy", "text", "image"}
 
 
 def lines(folder: Path, file: str = "shift.jsonl") -> list[dict]:
-    return [json.loads(line) for line in (folder / file).read_text().splitlines()]
+    return read_lines(folder / file, dict, "")
 
 
 METHODS = {
@@ -118,9 +119,9 @@ def test_the_flag_is_part_of_the_request_but_not_of_the_recipe(
 
 def test_a_run_of_a_version_without_the_flag_goes_on(photos: Path, tmp_path: Path) -> None:
     fit(photos, "ivlp", shots=2, settings=SHORT, out=tmp_path)
-    config = tmp_path / "config.toml"
-    config.write_text(config.read_text().replace("log_shift = false\n", ""))
-    assert "log_shift" not in config.read_text()
+    config = RunFolder(tmp_path).read_config()
+    del config["run"]["log_shift"]
+    write_toml(tmp_path / "config.toml", config)
     fit(photos, "ivlp", shots=2, settings=SHORT, out=tmp_path)
     with pytest.raises(UserError, match=r"another run\.log_shift"):
         fit(photos, "ivlp", shots=2, settings=SHORT, out=tmp_path, log_shift=True)

@@ -8,13 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restore_vlm.errors import UserError
+from restore_vlm.backbone.tower import ClosedError
 
-WORKS = (
-    "what works: CLIP and SigLIP models of open_clip with a ViT image tower (open_clip's own or "
-    "timm's VisionTransformer) and open_clip's own text transformer, for example ViT-B-16:openai, "
-    "ViT-L-14:datacomp_xl_s13b_b90k or ViT-B-16-SigLIP:webli."
-)
 SHORT = 256
 """Up to this many tokens plain attention beats the fused CPU kernel, in bf16 by three times and more."""
 QUICK = 1.702
@@ -113,12 +108,22 @@ class Block(nn.Module):
     Built from open_clip's ``ResidualAttentionBlock`` or timm's ``Block``; the parameters are
     shared with the original, not copied.
 
+    What a method changes inside of a block attaches here, on a copy of the tower: a module added to
+    one of its linear layers (:attr:`Linear.update`, as LoRA does), or beside the whole block
+    (:attr:`adapter`). Both see only tokens that are computed.
+
     Args:
         original: The block to wrap.
 
+    Attributes:
+        adapter: A module (..., w) -> (..., w) that reads ln_1(x) of the block's input and whose output
+            is added to the block's (MMA, Yang et al., CVPR 2024), or None.
+
     Raises:
-        UserError: If it is another kind of block.
+        ClosedError: If it is another kind of block.
     """
+
+    adapter: Any
 
     ln_1: Any
     ls_1: Any
@@ -144,7 +149,8 @@ class Block(nn.Module):
             parts = original.norm1, attn.proj, original.ls1, original.norm2, original.ls2
             mlp = original.mlp.fc1, original.mlp.act, original.mlp.norm, original.mlp.fc2
         else:
-            raise UserError(f"Prompts cannot enter a tower built of {kind} blocks; {WORKS}")
+            raise ClosedError(f"is built of {kind}s")
+        self.adapter = None
         self.ln_1, out, self.ls_1, self.ln_2, self.ls_2 = parts
         self.out = Linear(out.weight, out.bias)
         self.act, self.mlp_norm = mlp[1], mlp[2]
@@ -171,9 +177,11 @@ class Block(nn.Module):
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Adds the (..., h, e) attention output to (..., w) tokens and applies the MLP."""
+        beside = None if self.adapter is None else self.adapter(self.ln_1(x))
         x = x + self.ls_1(self.out(self.norms[2](attended.flatten(-2))))
         hidden = self.mlp_norm(self.act(self.mlp_in(self.ln_2(x))))
-        return x + self.ls_2(self.mlp_out(hidden))
+        x = x + self.ls_2(self.mlp_out(hidden))
+        return x if beside is None else x + beside
 
     def forward(self, x: Tensor, mask: Tensor | None = None, read: Tensor | None = None) -> Tensor:
         """(b, t, w) -> (b, t, w), or (b, r, w) where only the tokens ``read`` (r,) are needed."""

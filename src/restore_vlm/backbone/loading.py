@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import torch
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
-from restore_vlm.backbone.image_tower import ImageTower
-from restore_vlm.backbone.text_tower import TextTower
+from restore_vlm.backbone.image_tower import ImageTower, open_image_tower
+from restore_vlm.backbone.text_tower import TextTower, open_text_tower
 from restore_vlm.errors import UserError, unknown
+from restore_vlm.runtime.files import parse_json, read_text
 
 TINY = "tiny"
+WITHOUT = "choose a method that leaves that tower alone, such as tip_adapter_f or linear_probe"
+OPEN = {"text": "open_clip's own text transformer", "image": "a ViT as image tower"}
 
 
 class Backbone(nn.Module):
     """A frozen CLIP-like model: two towers, a logit scale, its own preprocessing and tokenizer.
+
+    Any model of open_clip will do. A tower of known blocks (:class:`ImageTower`, :class:`TextTower`) can be
+    entered by the parts of a method, and computes only what is read; others are computed as
+    open_clip does, and only a part that needs to enter them is refused.
 
     Args:
         model: A model built by open_clip.
         tokenizer: Its tokenizer.
         name: What it is called in runs and reports.
         preprocess: Its preprocessing: size, mean, std, interpolation, resize mode.
-
-    Raises:
-        UserError: If prompts cannot enter one of its towers.
     """
+
+    image: Any
+    text: Any
 
     logit_scale: nn.Parameter
     logit_bias: nn.Parameter | None
@@ -39,7 +45,7 @@ class Backbone(nn.Module):
     def __init__(self, model: Any, tokenizer: Any, name: str, preprocess: PreprocessCfg) -> None:
         super().__init__()
         model.eval().requires_grad_(False)
-        self.image, self.text = ImageTower(model.visual), TextTower(model, tokenizer)
+        self.image, self.text = open_image_tower(model.visual), open_text_tower(model, tokenizer)
         self.logit_scale = model.logit_scale
         self.logit_bias = getattr(model, "logit_bias", None)
         self.name, self.preprocess = name, preprocess
@@ -51,10 +57,29 @@ class Backbone(nn.Module):
     @property
     def dim(self) -> int:
         """Dimension of the shared embedding space."""
-        projection = self.text.projection
-        if isinstance(projection, nn.Linear):
-            return projection.out_features
-        return self.text.width if projection is None else projection.shape[1]
+        return self.text.dim
+
+    def entered(
+        self, towers: Literal["text", "image", "both"], what: str, instead: str = WITHOUT
+    ) -> list[ImageTower | TextTower]:
+        """The towers whose blocks a part of a method needs.
+
+        Args:
+            towers: Which.
+            what: What fails where there are none, as the beginning of a sentence: "Prompts cannot enter".
+            instead: What to do, apart from taking another backbone.
+
+        Raises:
+            UserError: If one of them shows no blocks.
+        """
+        for name in ("text", "image") if towers == "both" else (towers,):
+            tower = getattr(self, name)
+            if tower.closed:
+                raise UserError(
+                    f"{what} the {name} tower of {self.name}, which {tower.closed}; {instead}, or take a "
+                    f"backbone with {OPEN[name]}, such as ViT-B-16:openai."
+                )
+        return [self.text, self.image] if towers == "both" else [getattr(self, towers)]
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
         """(b, d) and (c, d) unit features -> (b, c) logits, with the checkpoint's scale and bias.
@@ -83,7 +108,7 @@ def load_backbone(name: str = TINY) -> Backbone:
             and ``*.safetensors``).
 
     Raises:
-        UserError: If the name is unknown, the weights cannot be had, or prompts cannot enter a tower.
+        UserError: If the name is unknown or the weights cannot be had.
     """
     if name == TINY:
         model, where = _create("local-dir:" + str(files("restore_vlm") / "assets" / "tiny-clip"))
@@ -108,8 +133,8 @@ def _check_folder(folder: Path) -> None:
             ".safetensors file."
         )
     try:
-        json.loads(config.read_text())["model_cfg"]
-    except (ValueError, KeyError, TypeError):
+        parse_json(read_text(config))["model_cfg"]
+    except (UserError, ValueError, KeyError, TypeError):
         raise UserError(f"{config} is not an open_clip configuration: no 'model_cfg' in it.") from None
 
 

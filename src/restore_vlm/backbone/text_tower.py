@@ -8,15 +8,15 @@ are computed, packed without padding; the last block is computed at end-of-text 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from restore_vlm.backbone.blocks import WORKS, Block, attention, causal_mask
-from restore_vlm.errors import UserError
+from restore_vlm.backbone.blocks import Block, attention, causal_mask
+from restore_vlm.backbone.class_prompts import ClassPrompts, Context, Tokenizer, encode
+from restore_vlm.backbone.tower import ClosedError, OpaqueTextTower, Tower
 
 KEPT = 1 << 30
 """Bytes of activations kept for the backward pass where the context depends on images. More are
@@ -25,72 +25,16 @@ PASSING = 1 << 28
 """Bytes of activations in one block of an evaluation of such a context, at least one image's."""
 
 
-def _run(function: Callable[..., Any], *args: Any, again: bool) -> Any:
+def _checkpointed(function: Callable[..., Any], *args: Any, again: bool) -> Any:
     """The function's value, computed ``again`` in the backward pass instead of kept."""
     return checkpoint(function, *args, use_reentrant=False) if again else function(*args)
 
 
-@dataclass(frozen=True)
-class Context:
-    """What learned tokens there are in a prompt, and where (CoOp, arXiv 2109.01134).
+class TextTower(Tower):
+    """A causal (CLIP) or bidirectional (SigLIP) text transformer seen as embedding, blocks and read-out:
+    :meth:`embed`, :meth:`run`, :meth:`read_out`.
 
-    Attributes:
-        length: n, the number of learned tokens.
-        words: The template in front of a class name, of which the first n tokens are learned and
-            the others stay; empty where the template is the n learned tokens.
-        position: Where the name stands: at the ``end`` of the template, in the ``middle`` (after the
-            first n // 2 learned tokens) or at its ``front``. Closing words stay last.
-        per_class: Whether every class has learned tokens of its own at layer 0.
-    """
-
-    length: int
-    words: str = ""
-    position: str = "end"
-    per_class: bool = False
-
-
-@dataclass
-class ClassPrompts:
-    """The token ids of one prompt per class, arranged for the tower.
-
-    Its tokens in one row, "flat", are those of ``prefix`` and ``suffix``, or of ``ids`` where the
-    tower shares nothing between classes.
-
-    Attributes:
-        ids: (c, t) token ids, in the order the tower reads them.
-        prefix: (p,) ids shared by all classes.
-        suffix: Flat ids of what is left of each class, up to its end-of-text, classes sorted by length.
-        positions: Positions of ``prefix`` and ``suffix``.
-        groups: (classes, length) runs of equal length in ``suffix``.
-        order: (c,) where class i stands in that order.
-        ends: (c,) index of each end-of-text in ``suffix``.
-        per_class: Whether layer 0 takes context tokens of each class's own.
-        rows: (r,) flat rows of the context tokens.
-        slots: (r,) which of the n context tokens each is.
-        owners: (r,) the class each belongs to.
-        run: Whether ``rows`` are the n rows after the start token.
-    """
-
-    ids: Tensor
-    prefix: Tensor
-    suffix: Tensor
-    positions: Tensor
-    groups: list[tuple[int, int]]
-    order: Tensor
-    ends: Tensor
-    per_class: bool
-    rows: Tensor
-    slots: Tensor
-    owners: Tensor
-    run: bool
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-class TextTower(nn.Module):
-    """A causal (CLIP) or bidirectional (SigLIP) text transformer seen as embedding, blocks, read-out.
-
+    Between blocks all tokens of all classes stand in one row, "flat"; see :class:`ClassPrompts`.
     A bidirectional tower shares nothing between classes and takes the plain path: every token of
     every class, its last block read at one token.
 
@@ -99,7 +43,7 @@ class TextTower(nn.Module):
         tokenizer: Maps a list of strings to (c, t) ids.
 
     Raises:
-        UserError: If the tower is not open_clip's own text transformer.
+        ClosedError: If the tower is not open_clip's own text transformer of known blocks.
     """
 
     token_embedding: Any
@@ -107,12 +51,13 @@ class TextTower(nn.Module):
     ln_final: Any
     projection: Any
 
-    def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
         super().__init__()
         text: Any = getattr(model, "text", model)
         blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
         if blocks is None or getattr(text, "cls_emb", None) is not None:
-            raise UserError(f"Prompts cannot enter a text tower of type {type(text).__name__}; {WORKS}")
+            token = "" if blocks is None else " with a class token"
+            raise ClosedError(f"is a {type(text).__name__}{token}")
         self.token_embedding, self.positional_embedding = text.token_embedding, text.positional_embedding
         self.ln_final, self.projection = text.ln_final, text.text_projection
         wrapped = [Block(b) for b in blocks]
@@ -120,13 +65,21 @@ class TextTower(nn.Module):
         self.pool = getattr(text, "text_pool_type", None) or text.pool_type
         self.eos_id: Any = getattr(text, "text_eos_id", None) or getattr(text, "eos_id", None)
         if getattr(text, "use_pad_mask", False) or self.pool not in ("argmax", "eos", "first", "last"):
-            raise UserError(f"Prompts cannot enter a text tower that pools by {self.pool!r}; {WORKS}")
+            padding = " under a mask of padding" if getattr(text, "use_pad_mask", False) else ""
+            raise ClosedError(f"pools by {self.pool!r}{padding}")
         self.causal = text.attn_mask is not None
         self.packed = self.causal and self.pool in ("argmax", "eos")
         self.width, self.depth = wrapped[0].width, len(wrapped)
         self.tokenizer = tokenizer
         first = tokenizer(["a", "b"])[:, 0]
         self.start = int(first[0] == first[1])
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the features."""
+        if isinstance(self.projection, nn.Linear):
+            return self.projection.out_features
+        return self.width if self.projection is None else self.projection.shape[1]
 
     def end(self, ids: Tensor) -> Tensor:
         """(c, t) ids -> (c,) position of the token each class is read at."""
@@ -143,7 +96,7 @@ class TextTower(nn.Module):
             UserError: If there is no prompt, or one that leaves no room for another token: a tokenizer
                 cuts what is too long without a word.
         """
-        ids = self._encode(prompts)
+        ids = encode(self.tokenizer, prompts)
         return self._arrange(ids, torch.zeros(len(ids), 0, dtype=torch.long), per_class=False)
 
     def tokenize_names(self, names: Sequence[str], context: Context) -> ClassPrompts:
@@ -153,7 +106,12 @@ class TextTower(nn.Module):
             UserError: As :meth:`tokenize`.
         """
         n, words = context.length, context.words
-        ids = self._encode([f"{words} {name}.".lstrip() for name in names], 0 if words else n)
+        ids = encode(
+            self.tokenizer,
+            [f"{words} {name}.".lstrip() for name in names],
+            self.start,
+            0 if words else n,
+        )
         template = self._lengths([words])[0] if words else n
         slots = torch.arange(n).expand(len(ids), -1) + self.start
         if context.position == "end":
@@ -170,24 +128,6 @@ class TextTower(nn.Module):
             torch.stack(moved), slots + behind * torch.tensor(lengths)[:, None], context.per_class
         )
 
-    def _encode(self, prompts: Sequence[str], placeholders: int = 0) -> Tensor:
-        """(c, t) ids with placeholder tokens put in after the start token."""
-        if not prompts:
-            raise UserError("There are no classes; name at least one.")
-        ids, longer = (self._insert(p, placeholders) for p in (list(prompts), [f"{p} x" for p in prompts]))
-        cut = (ids == longer).all(1)
-        if cut.any():
-            raise UserError(
-                f"The prompt {prompts[int(cut.int().argmax())]!r} fills the {ids.shape[1]} tokens the text "
-                "tower reads, or is longer; shorten the class name."
-            )
-        return ids
-
-    def _insert(self, prompts: list[str], placeholders: int) -> Tensor:
-        ids = self.tokenizer(prompts)
-        filler = ids.new_zeros(len(ids), placeholders)
-        return torch.cat([ids[:, : self.start], filler, ids[:, self.start :]], dim=1)[:, : ids.shape[1]]
-
     def _ends_of_words(self, ids: Tensor) -> Tensor:
         """(c, t) ids -> (c,) position after the last token that the empty text does not have."""
         empty, t = self.tokenizer([""])[0, self.start :], ids.shape[1]
@@ -200,7 +140,7 @@ class TextTower(nn.Module):
 
     def _arrange(self, ids: Tensor, context: Tensor, per_class: bool) -> ClassPrompts:
         """Arranges (c, t) ids with learned tokens at the (c, n) positions ``context``."""
-        device, (c, n) = self.positional_embedding.device, context.shape
+        device, (c, n) = self.device, context.shape
         slots, ends = torch.arange(n).expand(c, -1), self.end(ids)
         differs = (marked := ids.scatter(1, context, -1 - slots)).ne(marked[:1]).any(0)
         if per_class:
@@ -274,7 +214,7 @@ class TextTower(nn.Module):
         if len(prompts[0]) <= images:
             return self._pass(classes, prompts, states)
         parts = [
-            _run(
+            _checkpointed(
                 self._pass,
                 classes,
                 [context, *prompts[1:]],
@@ -290,10 +230,11 @@ class TextTower(nn.Module):
     def activations(self, classes: ClassPrompts, blocks: int) -> int:
         """Estimated bytes of what ``blocks`` blocks keep for one image: tokens, keys and values, scores."""
         width, p = self.width, len(classes.prefix)
+        block: Any = self.blocks[0]
         groups = classes.groups if self.packed else [classes.ids.shape]
         tokens, keys = p + sum(c * t for c, t in groups), sum(c * (p + t) for c, t in groups)
-        scores = self.blocks[0].heads * sum(c * t * (p + t) for c, t in groups)  # type: ignore[operator]
-        hidden = len(self.blocks[0].mlp_in.weight)  # type: ignore[union-attr, arg-type]
+        scores = block.heads * sum(c * t * (p + t) for c, t in groups)
+        hidden = len(block.mlp_in.weight)
         return 4 * blocks * (tokens * (4 * width + 2 * hidden) + 2 * keys * width + 2 * scores)
 
     def _pass(
@@ -303,7 +244,80 @@ class TextTower(nn.Module):
 
         ``blockwise``, only what enters a block is kept for the backward pass.
         """
-        return (self._packed if self.packed else self._plain)(classes, prompts, states, blockwise)
+        x, seen = self.embed(classes, prompts[0] if prompts else None), []
+        for layer in range(self.depth):
+            if 0 < layer < len(prompts):
+                x = self._place(x, classes, prompts[layer])
+            x = self.run(x, classes, layer, layer + 1, blockwise)
+            if states:
+                seen.append(x if layer == self.depth - 1 else self.at_ends(x, classes))
+        return self.read_out(x), seen
+
+    def embed(self, classes: ClassPrompts, context: Tensor | None = None) -> Tensor:
+        """What enters the first block.
+
+        Args:
+            classes: From :meth:`tokenize` or :meth:`tokenize_names`.
+            context: Layer 0 of the ``prompts`` of :meth:`forward`.
+
+        Returns:
+            (m, tokens, width), flat; m = 1 unless the context depends on m images.
+        """
+        ids = torch.cat([classes.prefix, classes.suffix]) if self.packed else classes.ids.flatten()
+        x = self.token_embedding(ids)[None]
+        if context is not None:
+            x = self._place(x, classes, context)
+        if self.packed:
+            return x + self.positional_embedding[classes.positions]
+        t = classes.ids.shape[1]
+        return (x.unflatten(1, (-1, t)) + self.positional_embedding[:t]).flatten(1, 2)
+
+    def run(
+        self, x: Tensor, classes: ClassPrompts, start: int = 0, stop: int | None = None, again: bool = False
+    ) -> Tensor:
+        """Runs blocks ``start`` to ``stop`` - 1.
+
+        Args:
+            x: (m, tokens, width), flat hidden states before block ``start``: from :meth:`embed`,
+                :meth:`insert` or an earlier run.
+            classes: What they are the tokens of.
+            start: The first block.
+            stop: The block that is not run any more; None runs to the end.
+            again: Whether only what enters a block is kept for the backward pass.
+
+        Returns:
+            (m, tokens, width), flat; behind the last block (m, c, width), at end-of-text alone.
+        """
+        step = self._packed_block if self.packed else self._plain_block
+        for layer in range(start, self.depth if stop is None else stop):
+            x = _checkpointed(step, self.blocks[layer], x, classes, layer == self.depth - 1, again=again)
+        return x
+
+    def insert(self, x: Tensor, classes: ClassPrompts, tokens: Tensor, over: int = 0) -> Tensor:
+        """Puts tokens behind the start token of every class, between any two blocks.
+
+        Args:
+            x: (m, tokens, width), flat.
+            classes: What they are the tokens of, without learned context.
+            tokens: (n, width).
+            over: How many of those put in earlier they take the place of.
+        """
+        own = x if self.packed else x.unflatten(1, (len(classes), -1))
+        new = tokens.to(x.dtype).expand(*own.shape[:-2], -1, -1)
+        own = torch.cat([own[..., : self.start, :], new, own[..., self.start + over :, :]], dim=-2)
+        return own if self.packed else own.flatten(1, 2)
+
+    def at_ends(self, x: Tensor, classes: ClassPrompts) -> Tensor:
+        """(m, tokens, width), flat -> (m, c, width) at the token each class is read at."""
+        if self.packed:
+            return x[:, (x.shape[1] - len(classes.suffix) + classes.ends)[classes.order]]
+        rows = x.unflatten(1, (len(classes), -1))
+        return rows[:, torch.arange(len(classes)), self._ends(classes, rows.shape[2])]
+
+    def _ends(self, classes: ClassPrompts, tokens: int) -> Tensor:
+        """(c,) where each class is read among its ``tokens``, some of which may have been put in."""
+        ends = self.end(classes.ids)
+        return ends + (tokens - classes.ids.shape[1]) * (ends >= self.start)
 
     def _place(self, x: Tensor, classes: ClassPrompts, prompt: Tensor) -> Tensor:
         """Puts a layer's prompts at the context rows of (m, tokens, width) flat tokens."""
@@ -318,25 +332,9 @@ class TextTower(nn.Module):
         rows = prompt.index_select(-2, slots).to(x.dtype)
         return x.index_copy(1, classes.rows, rows.expand(passes, -1, -1))
 
-    def _packed(
-        self, classes: ClassPrompts, prompts: Sequence[Tensor], states: bool, blockwise: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        p = len(classes.prefix)
-        x = self.token_embedding(torch.cat([classes.prefix, classes.suffix]))[None]
-        if prompts:
-            x = self._place(x, classes, prompts[0])
-        x, seen = x + self.positional_embedding[classes.positions], []
-        for layer, block in enumerate(self.blocks):
-            if 0 < layer < len(prompts):
-                x = self._place(x, classes, prompts[layer])
-            x = _run(self._packed_block, block, x, classes, layer == self.depth - 1, again=blockwise)
-            if states:
-                seen.append(x if layer == self.depth - 1 else x[:, p + classes.ends])
-        return self.read_out(x)[:, classes.order], [s[:, classes.order] for s in seen]
-
     def _packed_block(self, block: Any, x: Tensor, classes: ClassPrompts, last: bool) -> Tensor:
         """One block over (m, p + suffix, width) packed tokens; the last one at the ends only."""
-        m, p = len(x), len(classes.prefix)
+        m, p = len(x), x.shape[1] - len(classes.suffix)
         if last:
             x, everything = x[:, p + classes.ends], x
             q, k, v = block.read_qkv(everything, x)
@@ -361,27 +359,26 @@ class TextTower(nn.Module):
             gq = gq.unflatten(1, (c, t)).flatten(0, 1).transpose(1, 2)
             attended = attention(gq, gk, gv, causal_mask(t, p + s, gq) if t > 1 else None)
             out.append(attended.transpose(1, 2).unflatten(0, (m, c)).flatten(1, 2))
-        return block.finish(x, torch.cat(out, dim=1))
+        x = block.finish(x, torch.cat(out, dim=1))
+        return x[:, classes.order] if last else x
 
-    def _plain(
-        self, classes: ClassPrompts, prompts: Sequence[Tensor], states: bool, blockwise: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        ids, (c, t) = classes.ids, classes.ids.shape
-        x = self.token_embedding(ids).flatten(0, 1)[None]
-        if prompts:
-            x = self._place(x, classes, prompts[0])
-        m = len(x)
-        x = x.view(m * c, t, -1) + self.positional_embedding[:t]
+    def _plain_block(self, block: Any, x: Tensor, classes: ClassPrompts, last: bool) -> Tensor:
+        """One block over every token of every class."""
+        (m, total, _), c = x.shape, len(classes)
+        t = total // c
+        x = x.view(m * c, t, -1)
         mask = causal_mask(t, t, x) if self.causal else None
-        ends = self.end(ids).to(x.device).repeat(m)
-        read = ends[:1] if self.pool in ("first", "last") else None
-        rows, seen = torch.arange(m * c, device=x.device), []
-        for layer, block in enumerate(self.blocks):
-            if 0 < layer < len(prompts):
-                x = self._place(x.view(m, c * t, -1), classes, prompts[layer]).view(m * c, t, -1)
-            last = layer == self.depth - 1
-            x = _run(block, x, mask, read if last else None, again=blockwise)
-            if states or last:
-                end = x[:, 0] if last and read is not None else x[rows, ends]
-                seen.append(end.unflatten(0, (m, c)))
-        return self.read_out(seen[-1]), seen if states else []
+        if not last:
+            return block(x, mask).view(m, total, -1)
+        ends = self._ends(classes, t).to(x.device)
+        if self.pool in ("first", "last"):
+            return block(x, mask, ends[:1]).view(m, c, -1)
+        return block(x, mask)[torch.arange(m * c, device=x.device), ends.repeat(m)].view(m, c, -1)
+
+
+def open_text_tower(model: nn.Module, tokenizer: Tokenizer) -> TextTower | OpaqueTextTower:
+    """The text tower of an open_clip model, with blocks to enter where they are known."""
+    try:
+        return TextTower(model, tokenizer)
+    except ClosedError as error:
+        return OpaqueTextTower(model, tokenizer, str(error))

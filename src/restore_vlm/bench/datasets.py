@@ -61,8 +61,7 @@ class Shelf:
 
     def template(self, name: str) -> str | None:
         """The dataset's hand-written prompt, where the catalogue has one."""
-        entry = _catalogue().get(name)
-        return getattr(entry, "template", None)
+        return catalogued_template(name)
 
     def place(self, name: str) -> Path:
         """Where a dataset is, or would be."""
@@ -114,6 +113,11 @@ class Shelf:
     def _anchor_of(self, name: str) -> Path:
         data = self.load(name)
         return anchor_of(i.path for part in (data.train, data.val, data.test) for i in part)
+
+
+def catalogued_template(name: str) -> str | None:
+    """The hand-written prompt that the catalogue has for a dataset."""
+    return getattr(_catalogue().get(name), "template", None)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import traceback
 from contextlib import suppress
@@ -12,12 +13,14 @@ from restore_vlm.backbone import load_backbone, pick_device
 from restore_vlm.bench.datasets import Images
 from restore_vlm.bench.features import evaluate_cached
 from restore_vlm.bench.plan import Job
-from restore_vlm.bench.store import RunPlace, Store, locked
+from restore_vlm.bench.store import RunPlace, Store
 from restore_vlm.classifier import Classifier, fit
 from restore_vlm.data.dataset import same_name
 from restore_vlm.errors import UserError
 from restore_vlm.measure import Probe
 from restore_vlm.method import PromptedModel, load_recipe
+from restore_vlm.runtime.files import DamagedFile
+from restore_vlm.runtime.locks import locked
 from restore_vlm.training import Progress, write_atomic, write_json
 from restore_vlm.training.loop import OnStep
 
@@ -46,25 +49,34 @@ def execute(job: Job, out: Path, on_step: OnStep = lambda done, total, metrics: 
 
 
 def _execute(job: Job, place: RunPlace, out: Path, on_step: OnStep) -> None:
-    missing = {address: test for address, test in job.tests.items() if place.result(address) is None}
+    missing = job.lacking(place.result)
     if not missing:
         return
-    if not place.spec.is_file():
+    if not place.label():
         write_json(place.spec, {"label": job.label, **vars(job.spec)})
-    model = _zero_shot(job) if job.train is None else _trained(job, place, on_step)
-    seconds = place.training_seconds()
+    try:
+        model, seconds = _model(job, place, on_step)
+    except DamagedFile:
+        shutil.rmtree(place.model, ignore_errors=True)
+        model, seconds = _model(job, place, on_step)
     for address, test in missing.items():
         began = time.monotonic()
-        if test.template:
-            model.config = model.config.model_copy(update={"template": test.template})
-        found = evaluate_cached(model.eval(), test.images, job.spec.backbone, out / "cache")
+        asked = model.asked_in(**test.words).eval()
+        found = evaluate_cached(asked, test.images, job.spec.backbone, out / "cache")
         probe = Probe.of(test.images.items, test.images.classes, model.backbone)
         spent = {"training_seconds": seconds, "seconds": round(time.monotonic() - began, 2)}
-        shift = probe.measure(model).as_json()
-        content = {"dataset": test.images.name, **found.as_json(), "shift": shift, **spent}
+        shift = probe.measure(asked).as_json()
+        words = {"template": asked.config.template, "ensemble": asked.config.ensemble}
+        content = {"dataset": test.images.name, **words, **found.as_json(), "shift": shift, **spent}
         write_json(place.test(address), content)
     with suppress(OSError):
         place.error.unlink(missing_ok=True)
+
+
+def _model(job: Job, place: RunPlace, on_step: OnStep) -> tuple[PromptedModel, float]:
+    """The model to test, and the seconds spent training it."""
+    model = _zero_shot(job) if job.train is None else _trained(job, place, on_step)
+    return model, place.training_seconds()
 
 
 def _zero_shot(job: Job) -> PromptedModel:

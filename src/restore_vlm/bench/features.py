@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -64,13 +63,13 @@ def _features(model: PromptedModel, images: Images, backbone: str, cache: Path) 
     device = model.backbone.device
     key = {"images": images.digest, "backbone": backbone, "device": device.type}
     path = cache / f"{address(key)}.safetensors"
-    with suppress(UserError):
-        return read_tensors(path)[0]["features"]
+    with suppress(UserError, KeyError):
+        found, of = read_tensors(path)
+        if of == key and len(found["features"]) == len(images.items):
+            return found["features"]
     loaded = loader(Loaded(images.items, test_transform(model.backbone.preprocess)), BATCH)
     with torch.inference_mode():
         features = torch.cat([model.backbone.image(batch.to(device))[0].cpu() for batch, _ in loaded])
-    own = path.with_suffix(f".{os.getpid()}.part")
-    with suppress(UserError, OSError):  # a cache that cannot be written costs time, not results
-        write_tensors(own, {"features": features}, key)
-        own.replace(path)
+    with suppress(UserError):  # a cache that cannot be written costs time, not results
+        write_tensors(path, {"features": features}, key)
     return features

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -98,8 +97,8 @@ def run_grid(
 
 
 def missing(jobs: Iterable[Job], store: Store) -> list[Job]:
-    """The runs of which a test is not done."""
-    return [j for j in jobs if any(store.run(j.spec.address).result(t) is None for t in j.tests)]
+    """The runs of which a test is not done, or is to be done again."""
+    return [j for j in jobs if j.lacking(store.run(j.spec.address).result)]
 
 
 def outlook(plan: Plan, store: Store) -> Outlook:
@@ -127,10 +126,11 @@ def _times(store: Store) -> dict[str, list[float]]:
     """Seconds of finished runs by method."""
     found: dict[str, list[float]] = {}
     for spec in store.runs.glob("*/spec.json"):
-        tests = [json.loads(p.read_text()) for p in (spec.parent / "tests").glob("*.json")]
-        if tests:
+        place = store.run(spec.parent.name)
+        tests, label = place.results(), place.label()
+        if tests and label:
             seconds = max(t["training_seconds"] for t in tests) + sum(t["seconds"] for t in tests)
-            found.setdefault(_method(json.loads(spec.read_text())["label"]), []).append(seconds)
+            found.setdefault(_method(label), []).append(seconds)
     return found
 
 

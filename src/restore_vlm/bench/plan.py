@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from restore_vlm.backbone.loading import TINY
 from restore_vlm.bench.datasets import Images, Shelf
 from restore_vlm.bench.spec import Spec, address, backbone_identity, learns, recipe_fields
 from restore_vlm.errors import UserError
-from restore_vlm.evaluation.protocols import Trial, recipe_order
-from restore_vlm.method import Recipe, load_recipe, recipes
+from restore_vlm.evaluation.protocols import Trial
+from restore_vlm.method import Recipe, choose_recipe, load_recipe, recipes
 from restore_vlm.runtime.precision import resolve_precision
 
 TEMPLATE = Recipe.model_fields["template"].default
@@ -27,7 +27,7 @@ class Request:
     Attributes:
         methods: Bundled ones or TOML files.
         backbone: See :func:`restore_vlm.backbone.load_backbone`.
-        recipe: ``auto`` chooses by backbone, protocol and dataset; else one by name.
+        recipe: ``auto`` chooses, see :func:`restore_vlm.method.choose_recipe`; else one by name.
         settings: ``key=value`` for every method that has the part, ``METHOD:key=value`` for one.
         precision: Of training.
         device: None picks the best.
@@ -48,14 +48,27 @@ class Request:
 
 @dataclass(frozen=True)
 class Test:
-    """One test of a run: the images, and the hand-written prompt where it is the dataset's own."""
+    """One test of a run: the images, and the hand-written prompts where they are the dataset's own.
+
+    Attributes:
+        images: To test on.
+        template: None is that of training.
+        ensemble: None is that of training.
+    """
 
     images: Images
     template: str | None = None
+    ensemble: bool | str | tuple[str, ...] | None = None
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """What of the method's hand-written prompts is another than in training."""
+        fields = {"template": self.template, "ensemble": self.ensemble}
+        return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def address(self) -> str:
-        return address({"images": self.images.digest, "template": self.template})
+        return address({"images": self.images.digest, "template": None, **self.words})
 
 
 @dataclass
@@ -81,6 +94,24 @@ class Job:
     train: Images | None
     drawn: tuple[Path, int | None, str]
     tests: dict[str, Test] = field(default_factory=dict)
+
+    def lacking(self, result: Callable[[str], dict[str, Any] | None]) -> dict[str, Test]:
+        """The tests to compute: those not done, and those whose template is not known.
+
+        Before results recorded it, a test without a template of its own was asked in that of the
+        test before it.
+
+        Args:
+            result: What is stored of a test.
+        """
+        mixed = any(test.template not in (None, self.spec.recipe["template"]) for test in self.tests.values())
+        found = {address: result(address) for address in self.tests}
+        return {
+            address: test
+            for address, test in self.tests.items()
+            if (stored := found[address]) is None
+            or (mixed and test.template is None and "template" not in stored)
+        }
 
 
 @dataclass(frozen=True)
@@ -151,20 +182,20 @@ def make_plan(trials: Sequence[Trial], request: Request, shelf: Shelf) -> Plan:
 
 def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator[tuple[Job, Cell]]:
     """The run behind each cell of a trial."""
-    name = _recipe_name(trial, method, request)
-    settings = _settings(method, request, load_recipe(method, name))
-    chosen = load_recipe(method, name, settings)
-    own = _follows_dataset(chosen, settings)
-    drawn = (trial.shots, trial.seed)
-    train = shelf.train(trial.dataset, trial.part, *drawn) if learns(chosen) else None
     for test in trial.tests:
+        name, settings, chosen = _resolved(trial, method, request, trial.dataset)
+        if not learns(chosen):
+            name, settings, chosen = _resolved(trial, method, request, test.dataset)
+        own = _follows_dataset(chosen, settings)
+        drawn = (trial.shots, trial.seed)
+        train = shelf.train(trial.dataset, trial.part, *drawn) if learns(chosen) else None
         elsewhere = test.dataset != trial.dataset
         images = shelf.test(test.dataset, test.part, None if elsewhere else drawn)
         home = shelf.template(trial.dataset if train else test.dataset) if own else None
         used = (*settings, f"template={json.dumps(home)}") if home else settings
         recipe = load_recipe(method, name, used)
         spec = Spec(
-            recipe_fields(recipe),
+            recipe_fields(recipe, len(train.items) if train else None),
             backbone_identity(request.backbone),
             request.precision,
             trial.seed if train else None,
@@ -173,7 +204,11 @@ def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator
         shots = f", {trial.shots or 'all'} shots" if trial.protocol == "few-shot" else ""
         where = f"{trial.dataset}{shots}, seed {trial.seed}" if train else _tested(test.dataset, test.part)
         label = f"{recipe.name}, {where}"
-        what = Test(images, shelf.template(test.dataset) if own and train and elsewhere else None)
+        what = Test(images)
+        if own and train and elsewhere:
+            theirs = _resolved(trial, method, request, test.dataset)[2].ensemble
+            ensemble = None if theirs == recipe.ensemble else theirs
+            what = Test(images, shelf.template(test.dataset), ensemble)
         job = Job(
             spec,
             label,
@@ -195,16 +230,21 @@ def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator
         )  # fmt: skip
 
 
+def _resolved(
+    trial: Trial, method: str, request: Request, dataset: str
+) -> tuple[str, tuple[str, ...], Recipe]:
+    """The name of the recipe for a dataset, the settings that concern the method, and both resolved."""
+    name = request.recipe
+    if name == "auto":
+        name = choose_recipe(method, trial.protocol, dataset, trial.shots, request.backbone)
+    elif not set(name.split("+")) <= set(recipes(method)) and not learns(load_recipe(method)):
+        name = "default"
+    settings = _settings(method, request, load_recipe(method, name))
+    return name, settings, load_recipe(method, name, settings)
+
+
 def _tested(dataset: str, part: str) -> str:
     return dataset if part == "all" else f"{dataset}, {part}"
-
-
-def _recipe_name(trial: Trial, method: str, request: Request) -> str:
-    known = recipes(method)
-    if request.recipe == "auto":
-        order = recipe_order(trial, request.backbone)
-        return next(name for name in order if name in known)
-    return request.recipe if request.recipe in known or learns(load_recipe(method)) else "default"
 
 
 def _settings(method: str, request: Request, recipe: Recipe) -> tuple[str, ...]:
@@ -229,7 +269,7 @@ def _called(method: str) -> set[str]:
 def _concerns(key: str, recipe: Recipe) -> bool:
     """Whether a setting is about a part of the method; one that learns nothing has but its prompt."""
     if not learns(recipe):
-        return key.strip() in ("template", "ensemble")
+        return key.strip() in ("template", "ensemble", "raw_ensemble")
     part: Any = recipe
     for name in key.strip().split(".")[:-1]:
         part = getattr(part, name, recipe)  # a key that is nowhere is for load_recipe to refuse
@@ -252,5 +292,5 @@ def _check_settings(request: Request) -> None:
 
 def _follows_dataset(recipe: Recipe, settings: Sequence[str]) -> bool:
     """Whether the hand-written prompt is each dataset's own: not where the method fixes one itself."""
-    fixed = recipe.prompts is not None and recipe.prompts.towers == "image"
+    fixed = recipe.fixed_template or (recipe.prompts is not None and recipe.prompts.towers == "image")
     return not fixed and recipe.template == TEMPLATE and not any(s.startswith("template") for s in settings)

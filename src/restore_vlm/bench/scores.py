@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
+from typing import Any
 
-from restore_vlm.bench.plan import Cell
+from restore_vlm.bench.datasets import catalogued_template
+from restore_vlm.bench.plan import TEMPLATE, Cell
 from restore_vlm.bench.store import Store
-from restore_vlm.evaluation import harmonic_mean
+from restore_vlm.evaluation.statistics import harmonic_mean
 
 DIGITS = 2
 
@@ -65,6 +67,18 @@ def hm(base: Series, novel: Series) -> Series:
     return combine(lambda pair: harmonic_mean(*pair), (base, novel))
 
 
+def hm_score(base: Series, novel: Series, seedless: bool = False) -> Score:
+    """HM of the two means over the seeds that have both, as papers report it; its spread is that of the HMs.
+
+    >>> hm_score({1: 60.0, 2: 80.0}, {1: 60.0, 2: 40.0}).mean
+    58.333333333333336
+    """
+    each = hm(base, novel)
+    both = [[v for seed, v in half.items() if each[seed] is not None] for half in (base, novel)]
+    means = [mean(v for v in half if v is not None) for half in both if half]
+    return replace(score(each, seedless), mean=harmonic_mean(*means) if means else None)
+
+
 def average(parts: Sequence[Series]) -> Series:
     """Mean over datasets, seed by seed."""
     return combine(mean, parts)
@@ -93,6 +107,7 @@ class Board:
         self.cells = list(cells)
         self.results = {cell: store.result(cell) for cell in self.cells}
         self.failures = {c: store.failure(c) for c, r in self.results.items() if r is None}
+        self.doubtful = _doubtful(self.results, store)
 
     def distinct(self, name: str, **where: object) -> list:
         """The values of a cell's attribute in order of first appearance."""
@@ -116,11 +131,47 @@ class Board:
         )
 
     def notes(self) -> list[str]:
-        """What is failed, with its reason, and what is missing."""
+        """What is failed, with its reason, what is missing, and what may have been asked in other words."""
         by_run = {cell.run: cell for cell in self.failures}.values()
         failed = [f"failed: {c.label}: {self.failures[c]}" for c in by_run if self.failures[c]]
         lacking = [f"missing: {c.label}" for c in self.failures if not self.failures[c]]
-        return failed + lacking
+        doubtful = [
+            f"perhaps asked in another dataset's template; the same command computes it again: {c.label}"
+            for c in self.doubtful
+        ]
+        return failed + lacking + doubtful
 
     def _at(self, **where: object) -> list[Cell]:
         return [c for c in self.cells if all(getattr(c, n) == v for n, v in where.items())]
+
+
+def _doubtful(results: Mapping[Cell, Mapping[str, Any] | None], store: Store) -> list[Cell]:
+    """Cells whose result does not say its template, where another test of the run had one of its own.
+
+    Before results said it, a dataset without a template was asked in that of the dataset before it.
+    """
+    found = []
+    for cell, result in results.items():
+        if result is None or "template" in result or _own_template(cell):
+            continue
+        others = {_own_template(c) for c in results if c.run == cell.run} - {None}
+        if not others:
+            continue
+        trained = _template_of_training(cell, store)
+        if trained and others - {trained}:
+            found.append(cell)
+    return found
+
+
+def _own_template(cell: Cell) -> str | None:
+    """That of a dataset which is not the one trained on."""
+    return None if cell.dataset == cell.source else catalogued_template(cell.dataset)
+
+
+def _template_of_training(cell: Cell, store: Store) -> str | None:
+    """None where the method fixes it, for tests too."""
+    recipe = store.recipe(cell)
+    prompts = recipe.get("prompts") or {}
+    known = {TEMPLATE, catalogued_template(cell.source)}
+    template = recipe.get("template")
+    return template if template in known and prompts.get("towers") != "image" else None

@@ -60,10 +60,21 @@ def learns(recipe: Recipe) -> bool:
     return recipe.trainable or any(part is not None for _, part in recipe.heads)
 
 
-def recipe_fields(recipe: Recipe) -> dict[str, Any]:
-    """What of a recipe decides numbers; parts that are absent leave no trace."""
-    fields = recipe.model_dump(mode="json", exclude_none=True, exclude={"name", "source"})
-    return fields if learns(recipe) else {n: f for n, f in fields.items() if n not in ("training", "losses")}
+def recipe_fields(recipe: Recipe, images: int | None = None) -> dict[str, Any]:
+    """What of a recipe decides numbers; parts that are absent leave no trace.
+
+    Args:
+        recipe: With all hyper-parameters.
+        images: Number of training images; where batches of them are complete, keeping an incomplete one
+            decides nothing.
+    """
+    without = {"name", "source", "fixed_template"}
+    fields = recipe.model_dump(mode="json", exclude_none=True, exclude=without)
+    if not learns(recipe):
+        return {name: field for name, field in fields.items() if name not in ("training", "losses")}
+    if images and not images % min(images, recipe.training.batch):
+        fields["training"].pop("keep_last", None)
+    return fields
 
 
 def listing(items: Sequence[Item], classes: Sequence[str], anchor: Path) -> str:

@@ -3,55 +3,64 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tomllib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from restore_vlm.bench.plan import Cell
 from restore_vlm.bench.spec import address
 from restore_vlm.errors import UserError
-from restore_vlm.training import RunFolder, read_tensors, write_atomic
+from restore_vlm.evaluation import Evaluation
+from restore_vlm.measure.shift import Measurement
+from restore_vlm.runtime.files import SHA256, read_json, sealed, write_atomic
+from restore_vlm.runtime.locks import locked
+from restore_vlm.training import RunFolder
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows has no advisory locks
-    fcntl = None  # type: ignore[assignment]
+AGAIN = "the same restore-vlm bench computes it again"
 
 
-@contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[None]:
-    """Holds a lock that the system lets go of when its process dies, however it dies.
+@dataclass
+class Tested(Evaluation):
+    """What a test leaves: what it found, of which dataset, and the time it took."""
 
-    Args:
-        path: The lock's file.
-        wait: Whether to wait for another holder or to give up.
+    dataset: str
+    shift: Measurement
+    training_seconds: float
+    seconds: float
 
-    Raises:
-        UserError: If another process holds it, or the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise UserError(f"Cannot write {path.parent}: {error.strerror}; choose another --out.") from None
-    with file:
-        if fcntl:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError:
-                file.seek(0)
-                holder = file.read().strip() or "another"
-                raise UserError(
-                    f"Process {holder} is writing to {path.parent}; wait for it or choose another --out."
-                ) from None
-        file.truncate(0)
-        print(os.getpid(), file=file, flush=True)
-        yield
+
+class Made(BaseModel):
+    """What is read back of ``spec.json``."""
+
+    label: str
+    recipe: dict[str, Any]
+
+
+class Failure(BaseModel):
+    """What is read back of ``error.json``."""
+
+    error: str
+
+
+class Common(BaseModel):
+    """What the cells of one table share."""
+
+    backbone: str
+    recipe: str
+    settings: list[str]
+    precision: str
+
+
+class Grid(BaseModel):
+    """What is read back of a table's file."""
+
+    common: Common
+    cells: list[Cell]
 
 
 class RunPlace:
@@ -74,24 +83,51 @@ class RunPlace:
         return self.path / "tests" / f"{test}.json"
 
     def result(self, test: str) -> dict[str, Any] | None:
-        """What a test found, or None while it has not been."""
-        return _read(self.test(test))
+        """What a test found, or None while it has not been or where its file is damaged."""
+        with suppress(UserError):
+            return read_json(self.test(test), Tested, AGAIN)
+        return None
 
-    def failure(self) -> str | None:
-        """Why the run failed last, in one sentence."""
-        return (_read(self.error) or {}).get("error")
+    def failure(self, test: str) -> str | None:
+        """Why there is no result of a test, in one sentence; None if it was not tried."""
+        if self.test(test).exists():
+            return f"{self.test(test)} is damaged; {AGAIN}"
+        with suppress(UserError):
+            return read_json(self.error, Failure, AGAIN)["error"]
+        return None
+
+    def label(self) -> str:
+        """What people call the run; empty where its file is absent or damaged."""
+        with suppress(UserError):
+            return read_json(self.spec, Made, AGAIN)["label"]
+        return ""
+
+    def recipe(self) -> dict[str, Any]:
+        """What it was made with; empty where its file is absent or damaged."""
+        with suppress(UserError):
+            return read_json(self.spec, Made, AGAIN)["recipe"]
+        return {}
+
+    def results(self) -> list[dict[str, Any]]:
+        """What all finished tests found."""
+        found = [self.result(path.stem) for path in sorted((self.path / "tests").glob("*.json"))]
+        return [result for result in found if result is not None]
 
     def training_seconds(self) -> float:
         """Time spent training, over all interruptions."""
-        checkpoint = RunFolder(self.model).checkpoint
-        return read_tensors(checkpoint)[1]["seconds"] if checkpoint.is_file() else 0.0
+        return RunFolder(self.model).training_seconds()
 
     def forget_elsewhere(self, data: Path, device: str | None) -> None:
-        """Removes an unfinished training of the same content at another place or on another device."""
-        with suppress(OSError, tomllib.TOMLDecodeError, KeyError):
-            run = tomllib.loads(RunFolder(self.model).config.read_text())["run"]
-            if (run["data"], run.get("device")) != (str(data), device):
-                shutil.rmtree(self.model)
+        """Removes a training of the same content at another place or on another device, or a damaged one."""
+        folder = RunFolder(self.model)
+        if not folder.config.exists():
+            return
+        try:
+            run = folder.read_config()["run"]
+        except UserError:
+            run = {"data": None}
+        if (run["data"], run.get("device")) != (str(data), device):
+            shutil.rmtree(self.model)
 
 
 class Store:
@@ -108,15 +144,19 @@ class Store:
     def run(self, run: str) -> RunPlace:
         return RunPlace(self.runs / run)
 
-    def lock(self) -> Any:
+    def lock(self) -> AbstractContextManager[None]:
         """Keeps a second grid out; a dead grid's lock is no lock."""
         return locked(self.out / ".lock")
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
         return self.run(cell.run).result(cell.test)
 
+    def recipe(self, cell: Cell) -> dict[str, Any]:
+        """What its run was made with; empty where that is not known."""
+        return self.run(cell.run).recipe()
+
     def failure(self, cell: Cell) -> str | None:
-        return self.run(cell.run).failure()
+        return self.run(cell.run).failure(cell.test)
 
     def remember(self, cells: Iterable[Cell], common: dict[str, Any]) -> None:
         """Notes which cells a table has, beside those it had; a place asked for again is replaced.
@@ -129,33 +169,27 @@ class Store:
             by_protocol.setdefault(cell.protocol, []).append(cell)
         for protocol, mine in by_protocol.items():
             path = self.grids / f"{protocol}-{address(common)[:8]}.json"
-            known = {cell.place: cell for cell in _cells(path)} | {cell.place: cell for cell in mine}
-            rows = [asdict(cell) for cell in known.values()]
-            text = ",\n".join(json.dumps(row) for row in rows)
-            head = json.dumps({"common": common})[:-1]
-            write_atomic(path, f'{head}, "cells": [\n{text}\n]}}\n')
+            old = _grid(path)[1] if path.exists() else []
+            known = {cell.place: cell for cell in (*old, *mine)}
+            places = [asdict(cell) for cell in known.values()]
+            rows = ",\n".join(json.dumps(row) for row in places)
+            head, seal = json.dumps(common), sealed({"common": common, "cells": places})[SHA256]
+            write_atomic(path, f'{{"common": {head}, "cells": [\n{rows}\n], "{SHA256}": "{seal}"}}\n')
 
     def tables(self) -> list[tuple[dict[str, Any], list[Cell]]]:
         """What each table's cells share, and the cells.
 
         Raises:
-            UserError: If this is not a grid's folder.
+            UserError: If this is not a grid's folder, or one of its tables is damaged.
         """
         paths = sorted(self.grids.glob("*.json")) if self.grids.is_dir() else []
         if not paths:
             raise UserError(f"There is no grid in {self.out}; give the --out of restore-vlm bench.")
-        return [((_read(path) or {}).get("common", {}), _cells(path)) for path in paths]
+        return [_grid(path) for path in paths]
 
 
-def _cells(path: Path) -> list[Cell]:
+def _grid(path: Path) -> tuple[dict[str, Any], list[Cell]]:
+    advice = "remove it and give the restore-vlm bench commands of its protocol again: finished runs are kept"
+    content = read_json(path, Grid, advice)
     names = [f.name for f in fields(Cell)]
-    rows = (_read(path) or {}).get("cells", [])
-    return [Cell(**{name: row[name] for name in names}) for row in rows]
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+    return content["common"], [Cell(**{name: row[name] for name in names}) for row in content["cells"]]

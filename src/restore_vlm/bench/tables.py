@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
-from restore_vlm.bench.scores import Board, Score, Series, average, best, hm, score
+from restore_vlm.bench.scores import Board, Score, Series, average, best, hm_score, score
 from restore_vlm.evaluation.protocols import ELEVEN
+from restore_vlm.runtime.files import bundled, parse_toml
 
 PARTS = ("base", "novel", "HM")
 
@@ -91,7 +90,7 @@ def _base_to_novel(board: Board) -> list[Table]:
 
 def _halves(board: Board, method: str, base: Series, novel: Series) -> Row:
     seedless = board.seedless(method=method)
-    return Row(method, [score(s, seedless) for s in (base, novel, hm(base, novel))])
+    return Row(method, [score(base, seedless), score(novel, seedless), hm_score(base, novel, seedless)])
 
 
 def _transfer(board: Board) -> list[Table]:
@@ -134,7 +133,7 @@ def _few_shot(board: Board) -> list[Table]:
 
 def published() -> dict[str, Any]:
     """The published averages, with their sources."""
-    return tomllib.loads((files(__package__) / "published.toml").read_text())
+    return parse_toml(bundled(__package__, "published.toml"))
 
 
 def _add_published(table: Table, shots: int | None, datasets: Sequence[str]) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from restore_vlm.bench.plan import Job
 from restore_vlm.bench.store import RunPlace, Store
 from restore_vlm.errors import UserError, unknown
-from restore_vlm.training import RunFolder, write_json
+from restore_vlm.runtime.files import read_json, write_json
+from restore_vlm.training import RunFolder
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,12 @@ class Record:
     folder: Path
 
 
+class Told(BaseModel):
+    """What is read back of ``tracked-TRACKER.json``."""
+
+    tests: list[str]
+
+
 class Tracking:
     """Called with every run that ends; tells each finished one to a tracker, once.
 
@@ -57,10 +67,11 @@ class Tracking:
         place = self.store.run(job.spec.address)
         told = place.path / f"tracked-{self.tracker}.json"
         tests = sorted(t for t in job.tests if place.result(t) is not None)
-        if not tests or (told.is_file() and json.loads(told.read_text()) == tests):
-            return
+        with suppress(UserError):
+            if not tests or read_json(told, Told, "")["tests"] == tests:
+                return
         self.write(_record(job, place, self.store.out))
-        write_json(told, tests)
+        write_json(told, {"tests": tests})
 
 
 def _record(job: Job, place: RunPlace, out: Path) -> Record:
@@ -82,9 +93,7 @@ def _part(job: Job, address: str) -> str:
 
 
 def _steps(place: RunPlace) -> Iterator[tuple[int, str, float]]:
-    path = RunFolder(place.model).metrics
-    for text in path.read_text().splitlines() if path.is_file() else []:
-        line = json.loads(text)
+    for line in RunFolder(place.model).read_metrics():
         step = line.pop("step")
         yield from ((step, name, float(value)) for name, value in line.items())
 

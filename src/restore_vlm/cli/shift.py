@@ -53,6 +53,8 @@ def shift(
     _summary(found)
     if len(found) == 1:
         _blocks(*found.values())
+    if any(m.total_discrepancy is None for m in found.values()):
+        print("A tower that shows no blocks is measured at its final features alone.")
 
 
 def _summary(found: dict[Path, Measurement]) -> None:
@@ -62,8 +64,9 @@ def _summary(found: dict[Path, Measurement]) -> None:
         table(title, "run", *columns, rows=[[str(folder), *cells(m)] for folder, m in found.items()])
 
     def shifts(m: Measurement) -> list[str]:
-        means = (mean(block.relative.mean for block in tower) for tower in (m.text, m.image))
-        return [*(f"{value:.3f}" for value in means), f"{m.total_discrepancy:.4f}"]
+        blocks = ([block.relative.mean for block in tower] for tower in (m.text, m.image))
+        total = m.total_discrepancy
+        return [*(f"{mean(b):.3f}" if b else "-" for b in blocks), "-" if total is None else f"{total:.4f}"]
 
     def features(m: Measurement) -> list[str]:
         of = m.text_feature, m.image_feature

@@ -37,7 +37,7 @@ def train(
     classes: Annotated[str, typer.Option(help="all, base, novel, or a file of class names.")] = "all",
     out: Annotated[Path | None, typer.Option(help="Run folder; the same command resumes it.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="auto, default, or one that restore-vlm methods NAME lists.")
+        str, typer.Option(help="auto, default, or what restore-vlm methods NAME lists, joined by +.")
     ] = "auto",
     settings: Settings = None,
     names: Annotated[Path | None, typer.Option(help="File of readable class names.")] = None,

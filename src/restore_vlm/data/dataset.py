@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from restore_vlm.data.text import is_file, read_text
+from restore_vlm.data.text import is_file
 from restore_vlm.errors import UserError, unknown
+from restore_vlm.runtime.files import read_text
 
 
 @dataclass(frozen=True)

@@ -90,14 +90,22 @@ class Images(TorchDataset[tuple[Tensor, int]]):
         return image
 
 
-def train_transform(cfg: PreprocessCfg) -> Transform:
-    """Random crop (0.08 to 1 of the area), flip, and the backbone's normalisation."""
+def train_transform(
+    cfg: PreprocessCfg, crop: tuple[float, float] = (0.08, 1.0), flip: float = 0.5
+) -> Transform:
+    """Random crop and flip, and the backbone's interpolation and normalisation.
+
+    Args:
+        cfg: The backbone's.
+        crop: Least and largest share of the area.
+        flip: Probability of mirroring.
+    """
     bilinear = cfg.interpolation == "bilinear"
     mode = T.InterpolationMode.BILINEAR if bilinear else T.InterpolationMode.BICUBIC
     return T.Compose(
         [
-            T.RandomResizedCrop(cfg.size, scale=(0.08, 1.0), interpolation=mode),
-            T.RandomHorizontalFlip(),
+            T.RandomResizedCrop(cfg.size, scale=crop, interpolation=mode),
+            T.RandomHorizontalFlip(flip),
             T.ToTensor(),
             T.Normalize(cfg.mean, cfg.std),
         ]

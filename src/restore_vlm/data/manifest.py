@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from restore_vlm.data.dataset import Dataset, Item
-from restore_vlm.data.text import is_file, read_text
+from restore_vlm.data.text import is_file
 from restore_vlm.errors import UserError
+from restore_vlm.runtime.files import parse_json, read_text
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson")
 SPLITS = ("train", "val", "test")
@@ -83,8 +83,8 @@ def _json_rows(manifest: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]
         if not content.strip():
             continue
         try:
-            fields = json.loads(content)
-        except (ValueError, RecursionError):
+            fields = parse_json(content)
+        except ValueError:
             fields = None
         if not isinstance(fields, dict):
             raise UserError(

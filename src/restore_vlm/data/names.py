@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
-from restore_vlm.data.text import is_file, listing, read_text
+from restore_vlm.data.text import is_file, listing
 from restore_vlm.errors import UserError, unknown
+from restore_vlm.runtime.files import parse_json, read_text
 
 
 def read_names(path: Path, folders: list[str]) -> list[str]:
@@ -39,8 +39,8 @@ def read_names(path: Path, folders: list[str]) -> list[str]:
 
 def _json_pairs(path: Path) -> list[tuple[str, str]]:
     try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(read_text(path))
+    except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); correct it.") from None
     if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
         raise UserError(f'{path} is not a mapping of names; write {{"folder": "readable name", ...}}.')

@@ -1,6 +1,6 @@
 """Evaluation: accuracy with an interval, per class, confusions, calibration."""
 
 from restore_vlm.evaluation.evaluate import Evaluation, evaluate, probabilities, summarise
-from restore_vlm.evaluation.metrics import harmonic_mean
+from restore_vlm.evaluation.statistics import harmonic_mean
 
 __all__ = ["Evaluation", "evaluate", "harmonic_mean", "probabilities", "summarise"]

@@ -13,11 +13,6 @@ from torch import Tensor
 Z95 = 1.959963984540054
 
 
-def harmonic_mean(base: float, novel: float) -> float:
-    """HM of two accuracies, 2bn / (b + n); 0 if both are 0."""
-    return 2 * base * novel / (base + novel) if base + novel else 0.0
-
-
 def wilson_interval(hits: int, total: int) -> tuple[float, float]:
     """95 % Wilson score interval of a proportion (Wilson 1927); ``total`` must be positive."""
     share, spread = hits / total, Z95**2 / total

@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from restore_vlm.errors import UserError
+from restore_vlm.method.choice import SHOTS as SHOTS
+from restore_vlm.method.choice import VARIANTS as VARIANTS
+from restore_vlm.method.choice import Protocol
 
 Part = Literal["all", "base", "novel"]
-Name = Literal["base-to-novel", "cross-dataset", "domain-generalisation", "few-shot"]
 
 T = TypeVar("T")
 N = TypeVar("N", int, int | None)
 
-SHOTS = (1, 2, 4, 8, 16)
 TARGETS = (
     "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft", "sun397",
     "dtd", "eurosat", "ucf101",
 )  # fmt: skip
 """Where a model trained on ImageNet is tested across datasets (arXiv 2203.05557)."""
-VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
-"""ImageNet's shifted variants (arXiv 2203.05557)."""
 ELEVEN = ("imagenet", *TARGETS)
 """The datasets of the published base-to-novel averages."""
 
@@ -52,7 +51,7 @@ class Trial:
         tests: In the order of a table's columns.
     """
 
-    protocol: Name
+    protocol: Protocol
     dataset: str
     part: Part
     shots: int | None
@@ -95,24 +94,8 @@ def few_shot(datasets: Sequence[str], seeds: Iterable[int], shots: Sequence[int]
     ]
 
 
-def recipe_order(trial: Trial, backbone: str) -> list[str]:
-    """The recipes to look for in a method, best first; ``default`` is always there.
-
-    A backbone's own recipe (``tiny``) comes first, then the protocol's, then, where training and test
-    are of one dataset, the dataset's, then that for the number of shots.
-    """
-    dataset, shots = trial.dataset, f"shots_{trial.shots}"
-    own = {
-        "base-to-novel": [dataset, shots],
-        "cross-dataset": ["cross_dataset", shots],
-        "domain-generalisation": ["domain_generalisation", "cross_dataset", shots],
-        "few-shot": [f"few_shot_{dataset}", "few_shot", shots, dataset],
-    }[trial.protocol]
-    return [backbone, *own, "default"]
-
-
 def _transfer(
-    protocol: Name, source: str, targets: Sequence[str], seeds: Iterable[int], shots: int | None
+    protocol: Protocol, source: str, targets: Sequence[str], seeds: Iterable[int], shots: int | None
 ) -> list[Trial]:
     if source in targets:
         raise UserError(f"{source!r} is both source and target; a target is another dataset.")

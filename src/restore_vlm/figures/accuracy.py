@@ -10,15 +10,16 @@ import altair as alt
 import numpy as np
 
 from restore_vlm.errors import UserError
+from restore_vlm.evaluation.statistics import difference
 from restore_vlm.figures.figure import Numbers, Panel, Rows, rows_chart
 from restore_vlm.figures.numbers import (
     HALVES,
     Spread,
     halves,
     hm_by_run,
+    hm_over_seeds,
     methods_of,
     over_seeds,
-    paired,
     uneven,
     usual_settings,
     variants,
@@ -216,13 +217,13 @@ def ablation(records: Iterable[Record]) -> Numbers:
     for label, runs in found.items():
         whole = scores_of(reference(records, {r.dataset for r in runs}))
         for score, values in scores_of(runs).items():
-            estimate = paired(values, whole[score])
+            estimate = difference(values, whole[score])
             rows.append(
                 {"variant": label, "score": score, "difference": estimate.value, "low": estimate.low}
-                | {"high": estimate.high, "n": estimate.n, "over": estimate.over, "p": estimate.p}
+                | {"high": estimate.high, "over": estimate.over, "p": estimate.p}
             )
     over = " or ".join(sorted({str(row["over"]) for row in rows}))
-    return Numbers(rows, f"Paired by dataset and seed; intervals: 95 % t over {over}.")
+    return Numbers(rows, f"Paired by dataset and seed; 95 % intervals over {over}.")
 
 
 def ablation_panels(rows: Rows, summary: Rows) -> list[Panel]:
@@ -315,8 +316,6 @@ def _own_value(key: str, whole: Sequence[Record], records: Sequence[Record]) -> 
 
 
 def _over(runs: Sequence[Record], score: str) -> Spread:
-    if score != "HM":
-        return over_seeds([r for r in runs if r.part == score], lambda r: r.accuracy)
-    values = scores_of(runs)["HM"]
-    base = [r for r in runs if r.part == "base" and (r.dataset, r.seed) in values]
-    return over_seeds(base, lambda r: values[r.dataset, r.seed])
+    if score == "HM":
+        return hm_over_seeds(runs)
+    return over_seeds([r for r in runs if r.part == score], lambda r: r.accuracy)

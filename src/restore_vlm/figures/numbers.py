@@ -1,68 +1,17 @@
-"""From records to the numbers of figures: scores by method, gains over zero-shot, correlations, intervals."""
+"""From records to the numbers of figures: scores by method, means over seeds, gains over zero-shot."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import atanh, isnan, sqrt, tanh
 from statistics import mean, stdev
 
-import numpy as np
-
-from restore_vlm.bench.compare import t_interval
 from restore_vlm.errors import UserError
-from restore_vlm.evaluation import harmonic_mean
+from restore_vlm.evaluation.statistics import harmonic_mean
 from restore_vlm.figures.records import Record
 
 HALVES = ("base", "novel")
 ZERO = "clip"
-Z95 = 1.959963984540054
-DRAWS = 2000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean, and how sure it is.
-
-    Attributes:
-        value: The mean.
-        low: Lower end of its 95 % interval; None from fewer than two values.
-        high: Upper end.
-        n: How many independent things the interval is over.
-        over: What those are.
-        p: Two-sided, of being zero, where there is a test for it.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    over: str = "points"
-    p: float | None = None
-
-    @classmethod
-    def of(cls, values: Sequence[float], over: str) -> Estimate:
-        """Mean, t interval and t test of independent values, at least one."""
-        low, high = t_interval(values) or (None, None)
-        return cls(mean(values), low, high, len(values), over, _t_test(values))
-
-    @property
-    def text(self) -> str:
-        """
-        >>> Estimate(1.234, 0.5, 2.0, 3).text, Estimate(1.234, None, None, 1).text
-        ('1.23 [0.50, 2.00]', '1.23')
-        """
-        if isnan(self.value):
-            return "undefined"
-        if self.low is None:
-            return f"{self.value:.2f}"
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-
-def _t_test(values: Sequence[float]) -> float | None:
-    from scipy.stats import ttest_1samp  # type: ignore[import-untyped]
-
-    return float(ttest_1samp(values, 0).pvalue) if len(values) > 1 and len(set(values)) > 1 else None
 
 
 def halves(records: Iterable[Record]) -> list[Record]:
@@ -134,18 +83,27 @@ def methods_of(records: Iterable[Record]) -> list[str]:
     return sorted(names, key=lambda name: name != ZERO)
 
 
+NO_SHIFT = (
+    "No run has its feature shift measured on base or novel classes; run restore-vlm shift RUN --data DATA "
+    "with --classes base and with --classes novel."
+)
+
+
 def with_shift(records: Iterable[Record]) -> list[Record]:
-    """Those whose feature shift was measured on the same classes as the test.
+    """Those whose feature shift was measured, block by block, on the same classes as the test.
 
     Raises:
         UserError: If it was for none.
     """
-    found = [r for r in records if r.shift]
-    if not found:
+    measured = [r for r in records if r.shift]
+    found = [r for r in measured if r.shows_blocks]
+    if measured and not found:
         raise UserError(
-            "No run has its feature shift measured on base or novel classes; run restore-vlm shift RUN "
-            "--data DATA with --classes base and with --classes novel."
+            f"The figures of feature shift look at blocks, and a tower of {measured[0].backbone} shows none; "
+            "leave them out."
         )
+    if not found:
+        raise UserError(NO_SHIFT)
     return found
 
 
@@ -176,6 +134,19 @@ def over_seeds(records: Sequence[Record], value: Callable[[Record], float]) -> S
     return Spread(mean(whole), stdev(whole) if len(whole) > 1 else None, len(whole))
 
 
+def hm_over_seeds(records: Sequence[Record]) -> Spread:
+    """Harmonic mean of the average accuracies of both halves, in %; its spread is that of each seed's."""
+    halves = [[r for r in records if r.part == half] for half in HALVES]
+    seeds = set.intersection(*({r.seed for r in half} for half in halves))
+
+    def hm(of: Sequence[Sequence[Record]]) -> float:
+        return harmonic_mean(*(over_seeds(half, lambda r: r.accuracy).mean for half in of))
+
+    mine = [[r for r in half if r.seed in seeds] for half in halves]
+    each = [hm([[r for r in half if r.seed == seed] for half in mine]) for seed in sorted(seeds)]
+    return Spread(hm(mine), stdev(each) if len(each) > 1 else None, len(each))
+
+
 def uneven(records: Iterable[Record]) -> str:
     """For a caption: which methods lack datasets or seeds that others have; empty if none does."""
     runs: dict[str, set[tuple[str, int]]] = {}
@@ -186,93 +157,9 @@ def uneven(records: Iterable[Record]) -> str:
     return f" With fewer datasets or seeds: {', '.join(fewer)}." if fewer else ""
 
 
-def zero_shot(records: Sequence[Record]) -> dict[tuple[str, str, int], float]:
-    """Accuracy in % of zero-shot CLIP by dataset, half and seed.
-
-    Where data has no split the test images depend on the seed. A seed without zero-shot has its mean over
-    the others.
-
-    Raises:
-        UserError: If it is not among the records.
-    """
-    own: dict[tuple[str, str], dict[int, float]] = {}
-    for r in records:
-        if r.method == ZERO:
-            own.setdefault((r.dataset, r.part), {})[r.seed] = r.accuracy
-    if not own:
-        raise UserError(f"Gains are over zero-shot, which is not among the runs; add the method {ZERO}.")
-    return {
-        (r.dataset, r.part, r.seed): seeds.get(r.seed, mean(seeds.values()))
-        for r in records
-        if (seeds := own.get((r.dataset, r.part)))
-    }
-
-
 def hm_by_run(records: Iterable[Record]) -> dict[tuple[str, str, int], float]:
-    """Harmonic mean in % by method, dataset and seed, where both halves are there."""
+    """Harmonic mean in % of each run, by method, dataset and seed, where both halves are there."""
     pairs: dict[tuple[str, str, int], dict[str, float]] = {}
     for r in records:
         pairs.setdefault((r.method, r.dataset, r.seed), {})[r.part] = r.accuracy
     return {k: harmonic_mean(p["base"], p["novel"]) for k, p in pairs.items() if len(p) == 2}
-
-
-def pearson(x: Sequence[float], y: Sequence[float]) -> Estimate:
-    """Correlation with the interval of Fisher's z; at least four points that are not all the same."""
-    r = float(np.corrcoef(x, y)[0, 1]) if len(x) > 1 and np.std(x) and np.std(y) else float("nan")
-    if len(x) < 4 or not abs(r) < 1:
-        return Estimate(r, None, None, len(x))
-    half = Z95 / sqrt(len(x) - 3)
-    return Estimate(r, tanh(atanh(r) - half), tanh(atanh(r) + half), len(x))
-
-
-def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    """Rank correlation, ties at their mean rank."""
-    return pearson(_ranks(x), _ranks(y)).value
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    array = np.asarray(values, dtype=float)
-    order = np.sort(array)
-    low, high = np.searchsorted(order, array, "left"), np.searchsorted(order, array, "right")
-    return [float(r) for r in (low + high + 1) / 2]
-
-
-def clustered_spearman(x: Sequence[float], y: Sequence[float], cluster: Sequence[str]) -> Estimate:
-    """Spearman's correlation with a percentile bootstrap that redraws whole clusters (seeded).
-
-    Points of one method are not independent; the interval is that of redrawing methods. It needs four
-    methods, and points that are not all the same.
-    """
-    members: dict[str, list[int]] = {}
-    for i, name in enumerate(cluster):
-        members.setdefault(name, []).append(i)
-    groups, value = list(members.values()), spearman(x, y)
-    if len(groups) < 4 or isnan(value):
-        return Estimate(value, None, None, len(groups), "methods")
-    rng, found = np.random.default_rng(0), []
-    for _ in range(DRAWS):
-        rows = [i for g in rng.integers(len(groups), size=len(groups)) for i in groups[g]]
-        found.append(spearman([x[i] for i in rows], [y[i] for i in rows]))
-    low, high = np.nanquantile(found, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), len(groups), "methods")
-
-
-def paired(first: dict[tuple[str, int], float], second: dict[tuple[str, int], float]) -> Estimate:
-    """first - second over the (dataset, seed) that both have; the interval is over datasets.
-
-    Seeds of one dataset share its images, so each dataset counts once, with the mean over its seeds;
-    where there is one dataset only the interval is over its seeds.
-
-    Raises:
-        UserError: If they share nothing.
-    """
-    common = first.keys() & second.keys()
-    if not common:
-        raise UserError("The two have no dataset and seed in common.")
-    by_dataset: dict[str, list[float]] = {}
-    for dataset, seed in sorted(common):
-        by_dataset.setdefault(dataset, []).append(first[dataset, seed] - second[dataset, seed])
-    means = [mean(v) for v in by_dataset.values()]
-    if len(means) == 1:
-        return Estimate.of(next(iter(by_dataset.values())), "seeds")
-    return Estimate.of(means, "datasets")

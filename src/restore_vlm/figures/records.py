@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,24 @@ from typing import Any
 
 from restore_vlm.bench import Store
 from restore_vlm.errors import UserError
+from restore_vlm.evaluation import Evaluation
+from restore_vlm.measure.shift import Measurement
+from restore_vlm.runtime.files import read_json
 from restore_vlm.training import RunFolder
+
+
+@dataclass
+class Evaluated(Evaluation):
+    """What ``restore-vlm evaluate`` leaves."""
+
+    data: str
+
+
+@dataclass(frozen=True)
+class Measured(Measurement):
+    """What ``restore-vlm shift`` leaves."""
+
+    data: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,11 @@ class Record:
     def shift(self) -> dict[str, Any] | None:
         """The measured feature shift, if it was."""
         return self.result.get("shift")
+
+    @property
+    def shows_blocks(self) -> bool:
+        """Whether that is by block in both towers; a tower that shows none has final features alone."""
+        return bool(self.shift and self.shift["text"] and self.shift["image"])
 
 
 def read_records(paths: Sequence[Path]) -> list[Record]:
@@ -105,19 +125,14 @@ def _grid(store: Store) -> Iterable[Record]:
 
 
 def _run(folder: RunFolder) -> Iterable[Record]:
-    config = _toml(folder.config)
-    for evaluation in sorted(folder.path.glob("evaluation-*.json")):
-        result = _json(evaluation)
-        part = evaluation.stem.removeprefix("evaluation-")
+    config = folder.read_config()
+    for path in sorted(folder.path.glob("evaluation-*.json")):
+        part = path.stem.removeprefix("evaluation-")
+        result = read_json(path, Evaluated, "the same restore-vlm evaluate writes it again")
         shift = folder.path / f"shift-{part}.json"
-        if shift.is_file():
-            result["shift"] = _json(shift)
-        try:
-            yield _record(folder.path, config, part, result)
-        except KeyError as error:
-            raise UserError(
-                f"{folder.config} or {evaluation} is damaged: {error} is missing; train or evaluate anew."
-            ) from None
+        if shift.exists():
+            result["shift"] = read_json(shift, Measured, "the same restore-vlm shift writes it again")
+        yield _record(folder.path, config, part, result)
 
 
 def _record(folder: Path, config: dict[str, Any], part: str, result: dict[str, Any]) -> Record:
@@ -130,17 +145,3 @@ def _record(folder: Path, config: dict[str, Any], part: str, result: dict[str, A
 
 def _name(data: str) -> str:
     return Path(data).resolve().stem
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); make it anew.") from None
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); is it a run folder?") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from math import isnan
 from statistics import mean
@@ -12,23 +11,21 @@ from typing import Any
 import altair as alt
 
 from restore_vlm.errors import UserError
+from restore_vlm.evaluation.statistics import Estimate, spearman
 from restore_vlm.figures.accuracy import bars_text, ends
 from restore_vlm.figures.figure import Numbers, Panel, Rows, rows_chart
 from restore_vlm.figures.numbers import (
     HALVES,
+    NO_SHIFT,
     ZERO,
-    Estimate,
-    clustered_spearman,
     halves,
     methods_of,
     over_seeds,
-    pearson,
-    spearman,
     uneven,
     with_shift,
-    zero_shot,
 )
 from restore_vlm.figures.records import Record
+from restore_vlm.figures.runs import Run, runs_of, zero_shot
 from restore_vlm.figures.style import PART_COLOURS, SOFT, TOWER_COLOURS, SeriesStyle, grouped_bars, tip
 
 TOWERS = ("text", "image")
@@ -56,19 +53,25 @@ def moves(records: Sequence[Record]) -> dict[str, bool]:
     return found
 
 
-def gain_points(records: Iterable[Record]) -> list[dict[str, Any]]:
+def gain_points(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """One row per method, dataset, seed and half: discrepancy, and gain over zero-shot in points.
 
     Methods that move neither tower are left out: both of theirs would be zero on novel classes whatever
     they learned. Gains are rounded so that equal ones have the same rank.
+
+    Raises:
+        UserError: Without zero-shot, without a measured shift, or without anything else.
     """
-    mine = with_shift(halves(records))
-    zero, moving = zero_shot(mine), moves(mine)
+    mine = [r for r in runs if not r.changed]
+    measured = [(r, r.discrepancy) for r in mine if r.discrepancy is not None]
+    if not measured:
+        raise UserError(NO_SHIFT)
+    zero, moving = zero_shot(mine), {r.method for r, value in measured if value > 0}
     found = [
         {"method": r.method, "dataset": r.dataset, "seed": r.seed, "half": r.part,
-         "discrepancy": discrepancy(r), "gain": round(r.accuracy - zero[r.dataset, r.part, r.seed], 9)}
-        for r in mine
-        if moving[r.method] and (r.dataset, r.part, r.seed) in zero
+         "discrepancy": value, "gain": round(r.accuracy - zero[r.dataset, r.part, r.seed], 9)}
+        for r, value in measured
+        if r.method in moving and (r.dataset, r.part, r.seed) in zero
     ]  # fmt: skip
     if not found:
         raise UserError("Only zero-shot is among the runs, and it neither shifts nor gains; add a method.")
@@ -85,13 +88,15 @@ def gaining(points: Points) -> set[str]:
 
 
 def correlation(points: Points) -> Estimate:
-    """Spearman's of discrepancy and gain, its interval by redrawing methods."""
-    x, y = _columns(points)
-    return clustered_spearman(x, y, [p["method"] for p in points])
+    """Spearman's of discrepancy and gain; see :func:`restore_vlm.evaluation.statistics.spearman`."""
+    x, y, methods, datasets = (
+        [p[name] for p in points] for name in ("discrepancy", "gain", "method", "dataset")
+    )
+    return spearman(x, y, methods, datasets)
 
 
 def correlations(points: Points) -> list[dict[str, Any]]:
-    """Discrepancy against gain of each half in several ways, for points of one method are not independent.
+    """Spearman's of discrepancy and gain of each half, of all points and of some.
 
     ``methods above zero-shot on base`` leaves out those that do not gain on base classes, as where a learned
     context has not yet caught up with a hand-written one; ``without METHOD`` is the one method whose
@@ -99,43 +104,32 @@ def correlations(points: Points) -> list[dict[str, Any]]:
     """
     learned = gaining(points)
     return [
-        {"half": half, "points": what, "coefficient": kind, "value": e.value, "low": e.low, "high": e.high,
-         "n": e.n, "over": e.over}
+        {
+            "half": half,
+            "points": what,
+            "value": e.value,
+            "low": e.low,
+            "high": e.high,
+            "over": e.over,
+            "p": e.p,
+        }
         for half in HALVES
         if (mine := [p for p in points if p["half"] == half])
-        for (what, kind), e in _ways(mine, learned).items()
-    ]  # fmt: skip
+        for what, e in _ways(mine, learned).items()
+    ]
 
 
-def _ways(points: Points, learned: set[str]) -> dict[tuple[str, str], Estimate]:
+def _ways(points: Points, learned: set[str]) -> dict[str, Estimate]:
     methods = _grouped(points, "method")
-    means = [tuple(map(mean, _columns(own))) for own in methods.values()]
-    ranks = [rank for own in _grouped(points, "dataset").values() if (rank := _rank(own)) is not None]
-    found = {
-        ("all points", "Spearman"): correlation(points),
-        ("all points, as if independent", "Pearson"): pearson(*_columns(points)),
-        ("means of methods", "Pearson"): replace(pearson(*zip(*means, strict=True)), over="methods"),
-    }
-    if ranks:
-        found["within each dataset, averaged", "Spearman"] = Estimate.of(ranks, "datasets")
+    found = {"all points": correlation(points)}
     few = [p for p in points if p["method"] in learned]
     if few:
-        found[f"methods {GAINING}", "Spearman"] = correlation(few)
+        found[f"methods {GAINING}"] = correlation(few)
     if len(methods) > 2:
-        less = {m: [p for p in points if p["method"] != m] for m in methods}
-        name = min(less, key=lambda m: abs(_rank(less[m]) or 0))
-        found[f"without {name}", "Spearman"] = correlation(less[name])
+        less = {m: correlation([p for p in points if p["method"] != m]) for m in methods}
+        name = min(less, key=lambda m: abs(0 if isnan(less[m].value) else less[m].value))
+        found[f"without {name}"] = less[name]
     return found
-
-
-def _rank(points: Points) -> float | None:
-    """Spearman's, if there is one: of points that are not all the same."""
-    value = spearman(*_columns(points))
-    return None if isnan(value) else value
-
-
-def _columns(points: Points) -> tuple[list[float], list[float]]:
-    return [p["discrepancy"] for p in points], [p["gain"] for p in points]
 
 
 def _grouped(points: Points, key: str) -> dict[str, list[dict[str, Any]]]:
@@ -148,14 +142,19 @@ def _grouped(points: Points, key: str) -> dict[str, list[dict[str, Any]]]:
 def discrepancy_gain(records: Iterable[Record]) -> Numbers:
     """Discrepancy of feature shift against gain over zero-shot, on base and novel classes."""
     records = list(records)
-    rows = gain_points(records)
+    points = gain_points(runs_of(records))
     still = [m for m, moving in moves(with_shift(halves(records))).items() if not moving and m != ZERO]
     left_out = f" Left out, as neither tower moves: {', '.join(still)}." if still else ""
+    return discrepancy_gain_of(points, left_out)
+
+
+def discrepancy_gain_of(points: Points, left_out: str = "") -> Numbers:
+    """The same of the points of :func:`gain_points`."""
     caption = (
-        "One point per method, dataset and seed; Spearman's 95 % interval by redrawing methods; "
+        "One point per method, dataset and seed; Spearman's 95 % interval by redrawing methods and datasets; "
         "discrepancy-gain-summary.csv has others."
     )
-    return Numbers(rows, f"{caption}{left_out}", correlations(rows))
+    return Numbers(list(points), f"{caption}{left_out}", correlations(points))
 
 
 def discrepancy_gain_panels(rows: Rows, summary: Rows, style: SeriesStyle | None = None) -> list[Panel]:
@@ -192,7 +191,7 @@ def discrepancy_gain_panels(rows: Rows, summary: Rows, style: SeriesStyle | None
 def _correlation_text(summary: Points, half: str) -> tuple[str, ...]:
     shown = {"all points": "all points", f"methods {GAINING}": f"methods {GAINING}"}
     return tuple(
-        f"Spearman, {shown[row['points']]}: {Estimate(row['value'], row['low'], row['high'], row['n']).text}"
+        f"Spearman, {shown[row['points']]}: {Estimate(row['value'], row['low'], row['high']).text}"
         for row in summary
         if row["half"] == half and row["points"] in shown
     )
@@ -293,7 +292,7 @@ def shift_blocks_panels(rows: Rows, summary: Rows) -> list[Panel]:
     return [
         Panel(f"Shift by block, {tower} tower", heat + text, [r for r in rows if r["tower"] == tower],
               width=alt.Step(40), height=alt.Step(20))
-        for tower in TOWERS
+        for tower in dict.fromkeys(row["tower"] for row in rows)
     ]  # fmt: skip
 
 

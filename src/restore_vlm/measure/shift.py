@@ -87,11 +87,12 @@ class Measurement:
     """Feature shift of a tuned model on some images and classes.
 
     Attributes:
-        image: Per block, at the class token (or the mean patch token) over images.
-        text: Per block, at end-of-text over classes.
+        image: Per block, at the class token (or the mean patch token) over images; empty for a tower that
+            shows no blocks.
+        text: Per block, at end-of-text over classes; likewise.
         image_feature: Of the final unit features of images.
         text_feature: Of those of classes.
-        discrepancy: Per block, (s_text - s_image)^2 of the mean relative shifts.
+        discrepancy: Per block of both towers, (s_text - s_image)^2 of the mean relative shifts.
         before: Alignment of the frozen features.
         after: Alignment of the tuned features.
         by_class: ||tuned - frozen|| of the unit feature of every class, by name.
@@ -107,9 +108,9 @@ class Measurement:
     by_class: dict[str, float]
 
     @property
-    def total_discrepancy(self) -> float:
-        """Sum over blocks."""
-        return sum(self.discrepancy)
+    def total_discrepancy(self) -> float | None:
+        """Sum over blocks; None where a tower shows none."""
+        return sum(self.discrepancy) if self.discrepancy else None
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "total_discrepancy": self.total_discrepancy}

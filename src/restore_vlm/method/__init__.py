@@ -1,6 +1,7 @@
 """Methods as compositions of prompts, surgery, losses, gradient rule and weight averaging."""
 
 from restore_vlm.method.averaging import make_average
+from restore_vlm.method.choice import choose_recipe
 from restore_vlm.method.config import MethodConfig, Recipe, TrainingConfig
 from restore_vlm.method.gradient import Gradient
 from restore_vlm.method.losses import Losses
@@ -15,6 +16,7 @@ __all__ = [
     "PromptedModel",
     "Recipe",
     "TrainingConfig",
+    "choose_recipe",
     "chooses_depth",
     "load_recipe",
     "make_average",

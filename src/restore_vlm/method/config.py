@@ -5,9 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    Strict,
+    field_validator,
+    model_validator,
+)
+
+from restore_vlm.method.templates import checked_ensemble, checked_template
 
 Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _areas(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1] <= 1:
+        raise ValueError("crops are given by their least and largest share of the area, such as [0.08, 1.0]")
+    return value
+
+
+Areas = Annotated[tuple[float, float], AfterValidator(_areas)]
+"""The least and the largest share of an image's area that a random crop has."""
+
+
+def _later(default: Any) -> Any:
+    """The default of a key that came later: it is what files without the key mean.
+
+    It is left out where that is its value, so that what is written of a recipe, the configurations of
+    runs and the addresses of benchmark runs included, stays the same where the numbers do.
+    """
+    return Field(default=default, exclude_if=lambda value: value == default)
 
 
 class Part(BaseModel):
@@ -173,12 +203,14 @@ class CacheConfig(Part):
         alpha: Weight of the cache's logits.
         beta: Their sharpness.
         views: Random crops averaged per training image.
+        crop: Their areas.
         learned: Whether the keys are learned (Tip-Adapter-F).
     """
 
     alpha: Ratio = 1.0
     beta: Ratio = 5.5
     views: PositiveInt = 10
+    crop: Areas = _later((0.5, 1.0))
     learned: bool = False
 
 
@@ -226,14 +258,21 @@ class MethodConfig(Part):
         name: What tables call it.
         template: Hand-written prompt: of a class where no context is learned, and of the frozen
             model that anchors refer to.
-        ensemble: Whether the hand-written prompts are 60 templates, averaged, in its place.
+        ensemble: Several templates, averaged, in its place: a list, the name of a bundled set (see
+            :func:`restore_vlm.method.templates.sets`), or true for the 60 of PromptSRC.
+        raw_ensemble: Whether class scores average the templates' features as they are (TaskRes)
+            instead of as unit vectors (CLIP).
+        fixed_template: Whether benchmarks leave the template as it is instead of taking each data
+            set's own.
         gradient: ``plain``, or ``prograd``: where the loss gradient opposes that of the
             divergence from zero-shot, its component along it is removed (arXiv 2205.14865).
     """
 
     name: str
-    template: str = "a photo of a {}."
-    ensemble: bool = False
+    template: Annotated[str, AfterValidator(checked_template)] = "a photo of a {}."
+    ensemble: Annotated[bool | str | tuple[str, ...], AfterValidator(checked_ensemble)] = False
+    raw_ensemble: bool = _later(False)
+    fixed_template: bool = _later(False)
     prompts: PromptConfig | None = None
     weights: WeightsConfig = WeightsConfig()
     surgery: SurgeryConfig | None = None
@@ -249,8 +288,6 @@ class MethodConfig(Part):
 
     @model_validator(mode="after")
     def _compatible(self) -> MethodConfig:
-        if self.template.count("{}") != 1 or self.template.count("{") != 1 or self.template.count("}") != 1:
-            raise ValueError(f'template {self.template!r} needs one "{{}}", where the class name goes')
         reason = next((text for broken, text in _conflicts(self) if broken), None)
         if reason:
             raise ValueError(reason)
@@ -328,6 +365,9 @@ class TrainingConfig(Part):
         iterations: Steps of the whole run in place of epochs.
         final_lr: Where the cosine ends.
         clip_norm: Longest gradient of all learned tensors together; None leaves it as it is.
+        crop: Areas of the random crops of training images.
+        flip: Probability that a training image is mirrored.
+        keep_last: Whether an epoch's last batch is trained on where it is incomplete.
     """
 
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -343,6 +383,9 @@ class TrainingConfig(Part):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     warmup_epochs: Annotated[int, Field(ge=0)] = 1
     warmup_lr: Annotated[float, Field(ge=0)] = 1e-5
+    crop: Areas = _later((0.08, 1.0))
+    flip: Annotated[float, Strict(), Field(ge=0, le=1)] = _later(0.5)
+    keep_last: bool = _later(False)
 
 
 class Recipe(MethodConfig):

@@ -86,7 +86,7 @@ def _idle(recipe: Recipe) -> dict[str, bool]:
     options = [name for name in TrainingConfig.model_fields if name != "epochs"]
     return {
         "source": not recipe.source,
-        "template": recipe.ensemble or not (without_text or anchored),
+        "template": bool(recipe.ensemble) or not (without_text or anchored),
         "ensemble": not recipe.ensemble,
         "gradient": recipe.gradient == "plain",
         "losses.cross_entropy": nothing,

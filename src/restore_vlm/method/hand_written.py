@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from restore_vlm.backbone.text_tower import ClassPrompts, TextTower
-
-
-@cache
-def templates() -> tuple[str, ...]:
-    """The 60 templates that PromptSRC averages (arXiv 2307.06948), of CLIP's prompts for ImageNet."""
-    return tuple(json.loads(files(__package__).joinpath("templates.json").read_text(encoding="utf-8")))
+from restore_vlm.backbone.class_prompts import ClassTokens
+from restore_vlm.backbone.tower import Tower
 
 
 @dataclass
@@ -26,7 +18,8 @@ class HandWritten:
     """The features of classes in hand-written prompts, for one template both the same.
 
     Attributes:
-        mean: (c, d) mean over the templates of the unnormalised features: what PromptSRC anchors to.
+        mean: (c, d) mean over the templates of the unnormalised features: what PromptSRC anchors to and
+            TaskRes scores by (arXiv 2211.10277).
         ensemble: (c, d) mean over the templates of the unit features, what CLIP scores by (arXiv
             2103.00020), at the templates' mean norm: surgery and heads expect features of that size.
     """
@@ -35,7 +28,7 @@ class HandWritten:
     ensemble: Tensor
 
 
-def encode_templates(tower: TextTower, prompts: Iterable[ClassPrompts]) -> HandWritten:
+def encode_templates(tower: Tower, prompts: Iterable[ClassTokens]) -> HandWritten:
     """Encodes classes in one template after the other: memory does not grow with their number.
 
     Args:
@@ -44,7 +37,7 @@ def encode_templates(tower: TextTower, prompts: Iterable[ClassPrompts]) -> HandW
     """
     mean: Tensor | float = 0.0
     direction, norm, count = mean, mean, 0
-    device = tower.positional_embedding.device.type
+    device = tower.device.type
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
         for classes in prompts:
             features, count = tower(classes)[0].float(), count + 1

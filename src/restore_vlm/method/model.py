@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -11,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restore_vlm.backbone import Backbone
-from restore_vlm.backbone.text_tower import ClassPrompts
+from restore_vlm.backbone.class_prompts import ClassTokens
 from restore_vlm.method.config import MethodConfig
-from restore_vlm.method.hand_written import HandWritten, encode_templates, templates
+from restore_vlm.method.hand_written import HandWritten, encode_templates
 from restore_vlm.method.heads import Heads
 from restore_vlm.method.prompts import Prompts
 from restore_vlm.method.shift import prompt_norms
 from restore_vlm.method.surgery import Surgery
+from restore_vlm.method.templates import templates
 from restore_vlm.method.weights import Weights
 
 
@@ -86,13 +88,24 @@ class PromptedModel(nn.Module):
         self.rows = torch.tensor(rows, device=self.backbone.device)
         self._hand_written: HandWritten | None = None
 
-    def tokenize(self, classnames: Sequence[str]) -> ClassPrompts:
+    def asked_in(self, **words: Any) -> PromptedModel:
+        """The same weights asked in other hand-written prompts; this model stays as it is.
+
+        Args:
+            **words: ``template`` and ``ensemble``, as in the method's configuration.
+        """
+        other = copy.copy(self)
+        other.config = self.config.model_copy(update=words)
+        other.set_classes(self.classnames)
+        return other
+
+    def tokenize(self, classnames: Sequence[str]) -> ClassTokens:
         """The classes in the learned template."""
         if self.prompts is None or self.prompts.config.towers == "image":
             return self.frozen_classes(classnames)
         return self.prompts.tokenize(self.backbone, [name.replace("_", " ") for name in classnames])
 
-    def frozen_classes(self, classnames: Sequence[str], template: str | None = None) -> ClassPrompts:
+    def frozen_classes(self, classnames: Sequence[str], template: str | None = None) -> ClassTokens:
         """The classes in a hand-written template (the method's), as the frozen model would be asked."""
         names = [name.replace("_", " ") for name in classnames]
         return self.backbone.text.tokenize([(template or self.config.template).format(n) for n in names])
@@ -100,7 +113,7 @@ class PromptedModel(nn.Module):
     def hand_written(self) -> HandWritten:
         """The frozen features of the classes in the method's template or templates; computed once."""
         if self._hand_written is None:
-            chosen = templates() if self.config.ensemble else (self.config.template,)
+            chosen = templates(self.config.ensemble) or (self.config.template,)
             prompts = (self.frozen_classes(self.classnames, template) for template in chosen)
             self._hand_written = encode_templates(self.backbone.text, prompts)
         return self._hand_written
@@ -147,7 +160,8 @@ class PromptedModel(nn.Module):
         if prompts or states or learned is not None:
             features, seen = (learned or self.backbone.text)(self.classes, prompts, states)
         else:
-            features, seen = self.hand_written().ensemble, []
+            words = self.hand_written()
+            features, seen = words.mean if self.config.raw_ensemble else words.ensemble, []
         return self._unit(self.heads.text(features.float(), self.rows), self.text_surgery), seen
 
     def encode_image(

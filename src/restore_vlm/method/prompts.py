@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from restore_vlm.backbone import Backbone
-from restore_vlm.backbone.text_tower import ClassPrompts, Context
+from restore_vlm.backbone.class_prompts import ClassPrompts, Context
 from restore_vlm.errors import UserError
 from restore_vlm.method.config import PromptConfig
 
@@ -33,14 +33,17 @@ class Prompts(nn.Module):
         depth: Layers with prompts, at most what the prompted towers have.
         from_words: Whether the layer-0 text context starts from words; what is left of the
             template then stays as frozen words.
+
+    Raises:
+        UserError: If a prompted tower shows no blocks.
     """
 
     def __init__(self, config: PromptConfig, backbone: Backbone, classes: int) -> None:
         super().__init__()
         text, image, n = backbone.text, backbone.image, config.length
-        depths = {"text": [text.depth], "image": [image.depth], "both": [text.depth, image.depth]}
+        prompted = backbone.entered(config.towers, "Prompts cannot enter")
         self.config = config
-        self.depth = min(config.depth, *depths[config.towers])
+        self.depth = min(config.depth, *(tower.depth for tower in prompted))
         self.from_words = config.towers != "image" and len(config.init.split()) >= n
         if config.towers != "image":
             self.text = nn.ParameterList(torch.randn(n, text.width) * STD for _ in range(self.depth))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from restore_vlm.backbone import Backbone
 from restore_vlm.backbone.image_tower import ImageTower
 from restore_vlm.backbone.text_tower import TextTower
+from restore_vlm.backbone.tower import Tower
 from restore_vlm.method.config import LoraConfig, WeightsConfig
 
 
@@ -62,6 +63,9 @@ class Weights(nn.Module):
     Args:
         config: LoRA or fine-tuning, and of which towers.
         backbone: Stays as it is.
+
+    Raises:
+        UserError: If a tower that gets LoRA shows no blocks.
     """
 
     image: Any
@@ -73,6 +77,7 @@ class Weights(nn.Module):
         change: Callable[[Any], Any]
         if config.lora is not None:
             lora, towers = config.lora, config.lora.towers
+            backbone.entered(towers, "LoRA cannot enter")
             change = lambda tower: with_low_rank(tower, lora)  # noqa: E731
         elif config.finetune is not None:
             change, towers = with_learned_weights, config.finetune.towers
@@ -100,7 +105,7 @@ def with_low_rank(tower: ImageTower | TextTower, config: LoraConfig) -> Any:
     return made
 
 
-def with_learned_weights(tower: ImageTower | TextTower) -> Any:
+def with_learned_weights(tower: Tower) -> Any:
     """A copy of a tower with fp32 weights of its own, all of them learned."""
     return _copy(tower, _learned)
 
@@ -114,6 +119,6 @@ def _copy(tower: Any, parameter: Callable[[nn.Parameter], nn.Parameter]) -> Any:
     """The modules copied, parameters replaced, whatever else is heavy shared."""
     memo: dict[int, Any] = {id(p): parameter(p) for p in tower.parameters()}
     memo |= {id(b): b for b in tower.buffers()}
-    if isinstance(tower, TextTower):
-        memo[id(tower.tokenizer)] = tower.tokenizer
+    if tokenizer := getattr(tower, "tokenizer", None):
+        memo[id(tokenizer)] = tokenizer
     return copy.deepcopy(tower, memo)

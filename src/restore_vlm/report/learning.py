@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import Any
 
@@ -31,7 +29,7 @@ Logs = list[tuple[LabelledRecord, list[dict[str, Any]]]]
 
 def learning(found: Sequence[LabelledRecord], style: SeriesStyle) -> Section | None:
     """Learning curves of all runs, mean over seeds; None where nothing was learned."""
-    logs = _logs(found, "metrics")
+    logs = _logs(found, RunFolder.read_metrics)
     if not logs:
         return None
     rows = _averaged(logs, by_step=len(logs) == 1)
@@ -42,7 +40,7 @@ def learning(found: Sequence[LabelledRecord], style: SeriesStyle) -> Section | N
 
 def shift_while_training(found: Sequence[LabelledRecord], style: SeriesStyle) -> list[Figure]:
     """Feature shift by epoch on a fixed batch, of the runs that logged it."""
-    logs = _logs(found, "shift")
+    logs = _logs(found, RunFolder.read_shift)
     rows = _averaged(logs, by_step=False)
     if not rows:
         return []
@@ -57,22 +55,11 @@ def shift_while_training(found: Sequence[LabelledRecord], style: SeriesStyle) ->
     ]
 
 
-def _logs(found: Sequence[LabelledRecord], name: str) -> Logs:
-    """The lines of one of the files of each run folder, where there are any."""
+def _logs(found: Sequence[LabelledRecord], read: Callable[[RunFolder], list[dict[str, Any]]]) -> Logs:
+    """What one of the files of each run folder has, where there is any."""
     runs = {r.folder: r for r in found if r.folder}
-    logs = [(r, _lines(getattr(RunFolder(folder), name))) for folder, r in runs.items()]
+    logs = [(r, read(RunFolder(folder))) for folder, r in runs.items()]
     return [(r, lines) for r, lines in logs if lines]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """JSON lines; the last may be cut off by a kill."""
-    found = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
 
 
 def _averaged(logs: Logs, by_step: bool) -> Rows:

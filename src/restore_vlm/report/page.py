@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from restore_vlm.report.repeat import commands, machine
 from restore_vlm.report.section import Section, packed
 from restore_vlm.report.shifts import shifts
 from restore_vlm.report.tables import class_tables, grid_tables, run_table
-from restore_vlm.training import write_atomic
+from restore_vlm.runtime.files import bundled, write_atomic
 
 TEMPLATES = "restore_vlm.report"
 
@@ -59,12 +58,11 @@ def render_page(paths: Sequence[Path | str], data: Path | str | None = None) -> 
     folders = [Path(path) for path in paths]
     each = dict(zip(folders, read_each(folders), strict=True))
     environment = Environment(loader=PackageLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-    assets = files(TEMPLATES) / "templates"
     return environment.get_template("page.html.j2").render(
         **_content(each, None if data is None else str(data)),
         version=version("restore-vlm"),
-        style=(assets / "style.css").read_text(),
-        script=(assets / "page.js").read_text(),
+        style=bundled(TEMPLATES, "templates/style.css"),
+        script=bundled(TEMPLATES, "templates/page.js"),
         vega=vl_convert.javascript_bundle().replace("</script", r"<\/script"),  # type: ignore[call-arg]
     )
 

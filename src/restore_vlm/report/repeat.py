@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from restore_vlm.errors import UserError
 from restore_vlm.figures.records import Record
 from restore_vlm.report.labels import TRANSFER
 from restore_vlm.training import RunFolder
@@ -28,11 +25,8 @@ def machine(records: Sequence[Record]) -> dict[str, str]:
         UserError: If the file of them is damaged.
     """
     for r in records:
-        if r.folder and (path := RunFolder(r.folder).environment).is_file():
-            try:
-                return _machine(json.loads(path.read_text()))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(f"{path} is damaged; remove it, and the report does without.") from None
+        if r.folder and (folder := RunFolder(r.folder)).environment.exists():
+            return _machine(folder.read_environment())
     return {}
 
 
@@ -43,7 +37,7 @@ def _machine(found: dict[str, Any]) -> dict[str, str]:
 
 
 def _train(path: Path, records: Sequence[Record]) -> list[str]:
-    run = tomllib.loads(RunFolder(path).config.read_text())["run"]
+    run = RunFolder(path).read_config()["run"]
     method = run["method"] if isinstance(run["method"], str) else records[0].method
     words = ["restore-vlm", "train", run["data"], "--method", method, "--backbone", run["backbone"]]
     words += ["--shots", str(run.get("shots", "all")), "--seed", str(run["seed"])]

@@ -13,7 +13,7 @@ from restore_vlm.errors import UserError
 from restore_vlm.figures.figure import Figure, Numbers, Rows, rows_chart
 from restore_vlm.figures.records import Record
 from restore_vlm.figures.shift import (
-    discrepancy,
+    TOWERS,
     discrepancy_gain,
     discrepancy_gain_panels,
     shift_accuracy,
@@ -48,8 +48,12 @@ def shifts(found: Sequence[LabelledRecord], records: Sequence[Record], style: Se
     section.notes.append(
         "Relative feature shift is ||tuned - frozen|| / ||frozen|| of the embeddings, 0 where nothing moved."
     )
-    section.figures.append(by_choice("shift-blocks", measured, _blocks, by_scope=True))
-    section.figures.append(_discrepancy(measured, style))
+    if any(r.shift[tower] for r in measured if r.shift for tower in TOWERS):
+        section.figures.append(by_choice("shift-blocks", measured, _blocks, by_scope=True))
+    if any(r.shift["discrepancy"] for r in measured if r.shift):
+        section.figures.append(_discrepancy(measured, style))
+    if not all(r.shows_blocks for r in measured):
+        section.notes.append("A tower that shows no blocks is measured at its final features alone.")
     with suppress(UserError):
         section.figures.append(by_choice("shift-accuracy", found, shift_accuracy))
     with suppress(UserError):
@@ -63,7 +67,12 @@ def shifts(found: Sequence[LabelledRecord], records: Sequence[Record], style: Se
 def _moves(record: Record) -> bool:
     assert record.shift is not None
     features = (record.shift[f"{tower}_feature"]["relative"]["mean"] for tower in ("text", "image"))
-    return any(value > 1e-6 for value in (*features, tower_shift(record, "text")))
+    return any(value > 1e-6 for value in (*features, _over_blocks(record, "text") or 0))
+
+
+def _over_blocks(record: Record, tower: str) -> float | None:
+    """Mean relative shift of the blocks of a tower that shows them."""
+    return tower_shift(record, tower) if record.shift and record.shift[tower] else None
 
 
 def _blocks(records: Sequence[LabelledRecord]) -> Numbers:
@@ -111,9 +120,9 @@ def _table(found: Sequence[LabelledRecord]) -> HtmlTable:
         "Feature shift",
         found,
         [
-            ("text, mean of blocks", lambda r: tower_shift(r, "text"), 3),
-            ("image, mean of blocks", lambda r: tower_shift(r, "image"), 3),
-            ("discrepancy", discrepancy, 4),
+            ("text, mean of blocks", lambda r: _over_blocks(r, "text"), 3),
+            ("image, mean of blocks", lambda r: _over_blocks(r, "image"), 3),
+            ("discrepancy", of("total_discrepancy"), 4),
             ("text feature", of("text_feature", "relative", "mean"), 3),
             ("image feature", of("image_feature", "relative", "mean"), 3),
             ("matching cosine, frozen", of("before", "matching"), 3),

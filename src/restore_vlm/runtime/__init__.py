@@ -1,1 +1,1 @@
-"""What everything stands on: processes, precision, memory."""
+"""What everything stands on: files that are read back, locks, processes, precision, memory."""

@@ -1,13 +1,14 @@
 """Training: one loop, its schedule, precision and run folder."""
 
 from restore_vlm.measure.probe import Probe
-from restore_vlm.runtime.memory import keep_freed_memory
+from restore_vlm.runtime.files import write_atomic, write_json
 from restore_vlm.runtime.precision import autocast, resolve_precision
 from restore_vlm.runtime.processes import World, join, leave
+from restore_vlm.runtime.tensors import read_tensors, write_tensors
 from restore_vlm.training.fitting import fit_heads
 from restore_vlm.training.loop import Trainer
 from restore_vlm.training.run import Progress, RunConfig, run, training_images
-from restore_vlm.training.run_folder import RunFolder, read_tensors, write_atomic, write_json, write_tensors
+from restore_vlm.training.run_folder import RunFolder
 from restore_vlm.training.schedule import learning_rate
 
 __all__ = [
@@ -20,7 +21,6 @@ __all__ = [
     "autocast",
     "fit_heads",
     "join",
-    "keep_freed_memory",
     "learning_rate",
     "leave",
     "read_tensors",

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from open_clip.transform import PreprocessCfg
 from torch import Tensor
-from torchvision import transforms as T
 
 from restore_vlm.backbone import Backbone
 from restore_vlm.data import Images, Item, loader, test_transform, train_transform
@@ -15,8 +13,6 @@ from restore_vlm.data.loading import Transform
 from restore_vlm.method import PromptedModel
 
 BATCH = 64
-CACHE_SCALE = (0.5, 1.0)
-"""Areas of the crops whose features a cache averages; those of training go down to 0.08."""
 
 
 def fit_heads(
@@ -52,22 +48,14 @@ def fit_heads(
             progress(done, total)
         return torch.cat(parts)
 
-    if heads.cache is not None:
-        transform = cache_transform(model.backbone.preprocess)
+    if heads.cache is not None and config.cache is not None:
+        transform = train_transform(model.backbone.preprocess, config.cache.crop)
         keys = features(transform)
         for view in range(1, views):
             keys += features(transform, view)
         heads.cache.fit(keys, labels)
     if heads.probe is not None:
         heads.probe.fit(features(test_transform(model.backbone.preprocess)), labels)
-
-
-def cache_transform(cfg: PreprocessCfg) -> Transform:
-    """That of training with crops of at least half the area (Tip-Adapter, arXiv 2207.09519)."""
-    crop, *others = train_transform(cfg).transforms  # type: ignore[attr-defined]
-    return T.Compose(
-        [T.RandomResizedCrop(crop.size, scale=CACHE_SCALE, interpolation=crop.interpolation), *others]
-    )
 
 
 @torch.no_grad()

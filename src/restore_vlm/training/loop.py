@@ -16,10 +16,12 @@ from restore_vlm.data import Images, loader
 from restore_vlm.errors import UserError
 from restore_vlm.measure.probe import Probe
 from restore_vlm.method import Gradient, Losses, PromptedModel, TrainingConfig, make_average
-from restore_vlm.runtime.memory import keep_freed_memory
+from restore_vlm.runtime.files import DamagedFile, add_lines
+from restore_vlm.runtime.memory import freed_memory_kept
 from restore_vlm.runtime.precision import autocast
 from restore_vlm.runtime.processes import World
-from restore_vlm.training.run_folder import RunFolder, add_lines, read_tensors, write_tensors
+from restore_vlm.runtime.tensors import write_tensors
+from restore_vlm.training.run_folder import ANEW, RunFolder
 from restore_vlm.training.schedule import learning_rate
 
 CHECKPOINT_SECONDS = 20.0
@@ -49,7 +51,7 @@ class Trainer:
         probe: Where to log feature shift before training and after every epoch; None does not.
 
     Raises:
-        UserError: If the batch does not divide among the processes.
+        UserError: If a batch does not divide among the processes.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.average = make_average(model.config.averaging, self.epochs, self.learned)
         self.step, self.seconds, self.epoch_loss = 0, 0.0, 0.0
-        self.part = self.world.part(self.batch)
+        self.part = share_of_batch(config, len(images), self.world)
         self.pending: list[dict[str, Any]] = []
         self.shifts: list[dict[str, Any]] = []
         self.probe = probe if self.world.main else None
@@ -85,11 +87,13 @@ class Trainer:
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.images) // self.batch
+        """An epoch's last batch, where it is incomplete, is dropped unless the recipe keeps it."""
+        full, left = divmod(len(self.images), self.batch)
+        return full + (self.config.keep_last and left > 0)
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run; an epoch's last incomplete batch is dropped."""
+        """Steps of the whole run."""
         return self.config.iterations or self.steps_per_epoch * self.config.epochs
 
     @property
@@ -104,6 +108,7 @@ class Trainer:
             return learning_rate(self.config, self.step // self.steps_per_epoch, self.epochs)
         return learning_rate(self.config, self.step / self.steps_per_epoch, self.steps / self.steps_per_epoch)
 
+    @freed_memory_kept()
     def run(self, on_step: OnStep | None = None, on_shift: OnShift | None = None) -> None:
         """Trains to the end, from the checkpoint if there is one.
 
@@ -114,7 +119,6 @@ class Trainer:
         Raises:
             UserError: If a loss is not finite; names the step, the learning rate and the term.
         """
-        keep_freed_memory()
         self._resume()
         if self.step == 0:
             self._measure(0, None, on_shift)
@@ -251,29 +255,66 @@ class Trainer:
                 n.removeprefix(prefix): t.to(self.device) for n, t in tensors.items() if n.startswith(prefix)
             }
 
-        self.model.load_state_dict(part("model."), strict=False)
-        self.losses.load_state_dict(part("losses."))
-        self._resume_optimiser(part("optimiser."))
-        if self.average:
-            self.average.state = part("average.")
-        self.scaler.load_state_dict(header["scaler"])
+        try:
+            if self.model.adapter_state().keys() != part("model.").keys() or header["step"] > self.steps:
+                raise ValueError
+            self.model.load_state_dict(part("model."), strict=False)
+            self.losses.load_state_dict(part("losses."))
+            self._resume_optimiser(part("optimiser."))
+            if self.average:
+                self.average.state = self._like_learned(part("average."))
+            self.scaler.load_state_dict(header["scaler"])
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError):
+            raise DamagedFile.because(folder.checkpoint, "it is of another run", ANEW) from None
         self.step, self.seconds = header["step"], header["seconds"]
         self.epoch_loss = header.get("epoch_loss", 0.0)
 
     def _resume_optimiser(self, tensors: dict[str, Tensor]) -> None:
         names = {name: i for i, name in enumerate(self.learned)}
-        state: dict[int, dict[str, Tensor]] = {}
+        kinds: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             kind, _, name = key.partition(".")
-            state.setdefault(names[name], {})[kind] = tensor
+            kinds.setdefault(kind, {})[name] = tensor
+        state: dict[int, dict[str, Tensor]] = {}
+        for kind, of_kind in kinds.items():
+            for name, tensor in self._like_learned(of_kind).items():
+                state.setdefault(names[name], {})[kind] = tensor
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+
+    def _like_learned(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of learned ones' names, each a number or of its shape.
+
+        Raises:
+            KeyError: For another name.
+            ValueError: For another shape.
+        """
+        for name, tensor in tensors.items():
+            if tensor.ndim and tensor.shape != self.learned[name].shape:
+                raise ValueError
+        return tensors
 
 
 def _last(folder: RunFolder) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The checkpoint, empty if there is none; what was logged of later steps is forgotten."""
-    tensors, header = read_tensors(folder.checkpoint) if folder.checkpoint.is_file() else ({}, {"step": -1})
+    tensors, header = folder.read_checkpoint() if folder.checkpoint.exists() else ({}, {"step": -1})
     folder.keep_lines(header["step"])
     return tensors, header
+
+
+def share_of_batch(config: TrainingConfig, images: int, world: World) -> int:
+    """Images of a batch that every process takes.
+
+    Raises:
+        UserError: If a batch, or an incomplete one that is kept, does not divide among the processes.
+    """
+    batch = min(config.batch, images)
+    share = world.part(batch)
+    if config.keep_last and images % batch % world.size:
+        raise UserError(
+            f"The last batch of an epoch has {images % batch} images, which do not divide among {world.size} "
+            "processes; use --set training.keep_last=false or fewer processes."
+        )
+    return share
 
 
 def make_optimiser(config: TrainingConfig, learned: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,14 +28,17 @@ from restore_vlm.data import (
     short_classes,
     train_transform,
 )
+from restore_vlm.data.catalogue import recognise
 from restore_vlm.errors import UserError
 from restore_vlm.measure.probe import Probe
-from restore_vlm.method import PromptedModel, Recipe, chooses_depth, load_recipe, recipes
+from restore_vlm.method import PromptedModel, Recipe, choose_recipe, chooses_depth, load_recipe
+from restore_vlm.runtime.files import write_json
 from restore_vlm.runtime.precision import Precision, resolve_precision
 from restore_vlm.runtime.processes import World, join
+from restore_vlm.runtime.tensors import write_tensors
 from restore_vlm.training.fitting import fit_heads
-from restore_vlm.training.loop import OnShift, OnStep, Trainer
-from restore_vlm.training.run_folder import RunFolder, write_json, write_tensors
+from restore_vlm.training.loop import OnShift, OnStep, Trainer, share_of_batch
+from restore_vlm.training.run_folder import RunFolder
 
 FORMAT = 1
 PUBLISHED_BLOCKS = 12
@@ -51,7 +54,8 @@ class RunConfig(BaseModel):
         data: Image folder, manifest or benchmark folder.
         names: File of readable class names, if any.
         method: A bundled method, a TOML file or a recipe made in Python.
-        recipe: The method's recipe used; ``auto`` takes the backbone's own where there is one.
+        recipe: The method's recipe used; ``auto`` takes the backbone's own where there is one, else what
+            the method has for such a training, see :func:`restore_vlm.method.choose_recipe`.
         settings: ``key=value`` overrides of the recipe.
         backbone: See :func:`restore_vlm.backbone.load_backbone`.
         classes: ``all``, ``base``, ``novel`` or a file of class names.
@@ -103,7 +107,15 @@ def resolve_recipe(config: RunConfig) -> tuple[Recipe, str]:
     """The method with all hyper-parameters, and the name of the recipe they came from."""
     name = config.recipe
     if name == "auto":
-        name = TINY if config.backbone == TINY and TINY in recipes(config.method) else "default"
+        place = Path(config.data).expanduser()
+        entry = recognise(place)
+        name = choose_recipe(
+            config.method,
+            "base-to-novel" if config.classes in ("base", "novel") else "few-shot",
+            entry.name if entry else place.stem,
+            config.shots,
+            config.backbone,
+        )
     return load_recipe(config.method, name, config.settings), name
 
 
@@ -121,9 +133,8 @@ def fit_depth(
     """
     if recipe.prompts is None:
         return recipe, {}
-    depth, towers = recipe.prompts.depth, recipe.prompts.towers
-    depths = {"text": backbone.text.depth, "image": backbone.image.depth}
-    blocks = min(depths.values()) if towers == "both" else depths[towers]
+    depth = recipe.prompts.depth
+    blocks = min(t.depth for t in backbone.entered(recipe.prompts.towers, "Prompts cannot enter"))
     fitting = min(depth, blocks)
     if published and blocks < PUBLISHED_BLOCKS:
         fitting = min(fitting, math.ceil(depth * blocks / PUBLISHED_BLOCKS))
@@ -197,17 +208,27 @@ def run(
         The model holding the training classes, and the header saved beside its weights.
 
     Raises:
-        UserError: For bad input, a folder holding another run, or a non-finite loss.
+        UserError: For bad input, a folder holding another run or being written to, or a non-finite loss.
     """
-    progress = progress or Progress()
+    with ExitStack() as locks:
+        return _run(config, RunFolder(out) if out else None, progress or Progress(), locks)
+
+
+def _run(
+    config: RunConfig, folder: RunFolder | None, progress: Progress, locks: ExitStack
+) -> tuple[PromptedModel, dict[str, Any]]:
     recipe, recipe_name = resolve_recipe(config)
+    if config.recipe == "auto" and recipe_name not in ("default", config.backbone):
+        progress.say(f"Recipe of {recipe.name} for this training: {recipe_name}.")
     device = pick_device(config.device)
     precision = resolve_precision(config.precision, device)
     world = join(device)
     data, hashes = world.once(lambda: prepare_data(config, progress))
     if recipe.trainable:
-        world.part(min(recipe.training.batch, len(data.train)))
+        share_of_batch(recipe.training, len(data.train), world)
     backbone = load_backbone(config.backbone).to(device)
+    if config.log_shift:
+        backbone.entered("both", "Feature shift cannot be logged block by block in", "leave out --log-shift")
     published = not chooses_depth(config.method, recipe_name, config.settings)
     recipe, scaled = fit_depth(recipe, backbone, published, progress)
     model = build_model(recipe, backbone, data.classes, config.seed)
@@ -221,15 +242,15 @@ def run(
         "method": recipe.model_dump(mode="json"),
         "scaled_depth": scaled or None,
     }
-    folder = RunFolder(out) if out else None
     if folder:
         request = config.model_dump(mode="json") | {"recipe": recipe_name, "precision": precision}
         resolved = {"run": request, "scaled_depth": scaled or None, "method": recipe.model_dump(mode="json")}
         trained = {str(i.path): hashes[i.path] for i in data.train if i.path in hashes}
-        world.once(lambda: _claim(folder, resolved, device, trained))
+        world.once(lambda: _claim(folder, resolved, device, trained, locks))
     _start(model, data.train, config.seed, progress, world)
     if recipe.trainable and recipe.training.epochs:
-        images = Images(data.train, train_transform(backbone.preprocess), seed=config.seed)
+        crops = train_transform(backbone.preprocess, recipe.training.crop, recipe.training.flip)
+        images = Images(data.train, crops, seed=config.seed)
         probe = Probe.of(data.train, data.classes, backbone, PROBED) if config.log_shift else None
         trainer = Trainer(model, images, recipe.training, config.seed, precision, folder, world, probe)
         trainer.run(progress.on_step, progress.on_shift)
@@ -238,7 +259,14 @@ def run(
     return model, header
 
 
-def _claim(folder: RunFolder, config: dict[str, Any], device: torch.device, images: dict[str, str]) -> None:
+def _claim(
+    folder: RunFolder,
+    config: dict[str, Any],
+    device: torch.device,
+    images: dict[str, str],
+    locks: ExitStack,
+) -> None:
+    locks.enter_context(folder.lock())
     folder.start(config, device)
     write_json(folder.images, images)
 
@@ -257,7 +285,4 @@ def _start(model: PromptedModel, items: list[Item], seed: int, progress: Progres
 
 def training_images(out: Path) -> dict[str, str]:
     """Path -> sha256 of the images a run was trained on."""
-    try:
-        return json.loads(RunFolder(out).images.read_text())
-    except (OSError, ValueError):
-        raise UserError(f"There is no readable {RunFolder(out).images}; is {out} a run folder?") from None
+    return RunFolder(out).read_images()

@@ -2,76 +2,106 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import platform
 import sys
-import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import Tensor
 
 from restore_vlm.errors import UserError
+from restore_vlm.runtime.files import (
+    DamagedFile,
+    parse_toml,
+    read_json,
+    read_lines,
+    read_toml,
+    write_json,
+    write_lines,
+    write_toml,
+)
+from restore_vlm.runtime.locks import locked_folder
+from restore_vlm.runtime.tensors import read_tensors
 
-HEADER = "restore_vlm"
-"""Key of the JSON header in the metadata of every file of tensors."""
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Writes a file completely or not at all.
-
-    Raises:
-        UserError: If the folder cannot be written or the disk is full.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
+ANEW = "remove it to train from the start"
 
 
-def write_json(path: Path, content: Any) -> None:
-    write_atomic(path, json.dumps(content, indent=2) + "\n")
+class Request(BaseModel):
+    """What is read back of the ``run`` table of ``config.toml``."""
+
+    data: str
+    method: str | dict[str, Any]
+    backbone: str
+    recipe: str
+    classes: str
+    precision: str
+    seed: int
+    settings: list[str]
+    shots: int | None = None
+    device: str | None = None
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Writes safetensors with a JSON header in its metadata."""
-    ready = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
-    write_atomic(path, save(ready, metadata={HEADER: json.dumps(header)}))
+class Named(BaseModel):
+    """What is read back of its ``method`` table."""
+
+    name: str
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what :func:`write_tensors` wrote.
+class Config(BaseModel):
+    """What is read back of ``config.toml``."""
 
-    Raises:
-        UserError: If the file is missing, damaged or not one of ours.
-    """
-    if not path.is_file():
-        raise UserError(
-            f"There is no {path.name} in {path.parent}; is it a finished run of restore-vlm train?"
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged or was not written by restore-vlm ({error}).") from None
+    run: Request
+    method: Named
+
+
+class Environment(BaseModel):
+    """What is read back of ``environment.json``."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    device_name: str
+
+
+class Step(BaseModel):
+    """A line of ``metrics.jsonl``; its other keys are the terms of the loss."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float]
+
+    step: int
+    epoch: int
+    lr: float
+    loss: float
+    accuracy: float
+
+
+class Checkpoint(BaseModel):
+    """What the header of ``checkpoint.safetensors`` says."""
+
+    step: NonNegativeInt
+    seconds: float
+    epoch_loss: float = 0.0
+    scaler: dict[str, Any]
+
+
+class EpochShift(BaseModel):
+    """A line of ``shift.jsonl``."""
+
+    epoch: int
+    step: int
+    loss: float | None
+    shift_text: float
+    shift_image: float
+    discrepancy: float
+    text: list[float]
+    image: list[float]
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -111,61 +141,100 @@ class RunFolder:
         self.shift = path / "shift.jsonl"
         self.adapter, self.checkpoint = path / "adapter.safetensors", path / "checkpoint.safetensors"
 
+    def lock(self) -> AbstractContextManager[None]:
+        """Keeps a second process from training into the folder."""
+        return locked_folder(self.path, "training into")
+
     def start(self, config: Mapping[str, Any], device: torch.device) -> None:
         """Claims the folder for a run, or checks that it holds the same one.
 
         A switch that an earlier version did not know counts as off.
 
         Raises:
-            UserError: If it holds a run with another configuration.
+            UserError: If it holds a run with another configuration, or one that cannot be told.
         """
+        new = _without(config, None)
         if self.config.is_file():
-            try:
-                old = tomllib.loads(self.config.read_text())
-            except tomllib.TOMLDecodeError:
-                raise UserError(f"{self.config} is not valid TOML; choose another --out.") from None
-            new = tomllib.loads(tomli_w.dumps(_without(config, None)))
-            old, new = _without(old, False), _without(new, False)
+            old = read_toml(self.config, dict[str, Any], "train into another --out")
+            old, new = _without(old, False), _without(parse_toml(tomli_w.dumps(new)), False)
             if old != new:
                 differ = ", ".join(sorted(_differences(old, new)))
                 raise UserError(f"{self.path} holds a run with another {differ}; choose another --out.")
             return
         if self.path.exists() and (not self.path.is_dir() or list(self.path.glob("[!.]*"))):
             raise UserError(f"{self.path} exists and is not a run of restore-vlm; choose another --out.")
-        write_atomic(self.config, tomli_w.dumps(_without(config, None)))
+        write_toml(self.config, new)
         write_json(self.environment, environment(device))
 
+    def read_config(self) -> dict[str, Any]:
+        """Everything the run was asked for.
+
+        Raises:
+            UserError: If it is absent or damaged.
+        """
+        return read_toml(self.config, Config, "train anew into another folder")
+
+    def read_environment(self) -> dict[str, Any]:
+        """The versions and the machine.
+
+        Raises:
+            UserError: If the file is absent or damaged.
+        """
+        return read_json(self.environment, Environment, "remove it, and reports do without")
+
+    def read_images(self) -> dict[str, str]:
+        """Path -> sha256 of the images the run was trained on.
+
+        Raises:
+            UserError: If the file is absent or damaged.
+        """
+        return read_json(self.images, dict[str, str], "the same restore-vlm train writes it again")
+
+    def read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and header of where a run is, or ended.
+
+        Raises:
+            UserError: If the file is absent or damaged.
+        """
+        return read_tensors(self.checkpoint, Checkpoint, ANEW)
+
+    def training_seconds(self) -> float:
+        """Time spent training, over all interruptions; 0 where nothing was learned by steps.
+
+        Raises:
+            UserError: If the checkpoint is damaged.
+        """
+        return self.read_checkpoint()[1]["seconds"] if self.checkpoint.exists() else 0.0
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``, none if there is no such file.
+
+        Raises:
+            UserError: If it is damaged.
+        """
+        return read_lines(self.metrics, Step, "remove that line to go on without it")
+
+    def read_shift(self) -> list[dict[str, Any]]:
+        """The lines of ``shift.jsonl``, none if there is no such file.
+
+        Raises:
+            UserError: If it is damaged.
+        """
+        return read_lines(self.shift, EpochShift, "remove that line to go on without it")
+
     def keep_lines(self, step: int) -> None:
-        """Cuts what is logged to the lines up to a step: those the checkpoint knows."""
-        for path in (self.metrics, self.shift):
+        """Cuts what is logged to the lines up to a step: those the checkpoint knows.
+
+        Raises:
+            UserError: If what is logged is damaged.
+        """
+        for path, read in ((self.metrics, self.read_metrics), (self.shift, self.read_shift)):
             if path.exists():
-                lines = path.read_text().splitlines(keepends=True)
-                write_atomic(path, "".join(line for line in lines if _step(line) <= step))
-
-
-def add_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Appends JSON lines, each of a ``step``.
-
-    Raises:
-        UserError: If the file cannot be written or the disk is full.
-    """
-    if not lines:
-        return
-    try:
-        with path.open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
-
-
-def _step(line: str) -> float:
-    """Of a line; one that was cut off by a kill is later than any."""
-    try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return math.inf
+                kept = [line for line in read() if line["step"] <= step] if step >= 0 else []
+                if path == self.metrics and step > 0 and (not kept or kept[-1]["step"] < step):
+                    reason = f"it ends before step {step}, that of the checkpoint"
+                    raise DamagedFile.because(path, reason, "remove it to go on without it")
+                write_lines(path, kept)
 
 
 def _without(value: Any, left_out: Literal[False] | None) -> Any:

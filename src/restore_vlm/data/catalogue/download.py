@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from restore_vlm.data.text import is_file
 from restore_vlm.errors import UserError
+from restore_vlm.runtime.files import read_text
 
 TRIES = 4
 TIMEOUT = 60
@@ -71,8 +72,8 @@ def _transfer(url: str, part: Path, progress: Progress) -> None:
         request = urllib.request.Request(url, headers={"User-Agent": "restore-vlm"})
         if start:
             request.add_header("Range", f"bytes={start}-")
-            if is_file(_tag(part)):
-                request.add_header("If-Range", _tag(part).read_text(encoding="ascii"))
+            if version := _version(part):
+                request.add_header("If-Range", version)
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             if response.status != 206:
                 start = 0
@@ -164,6 +165,14 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 def _tag(part: Path) -> Path:
     """Where the server's name for the version of a part is kept."""
     return part.with_suffix(".tag")
+
+
+def _version(part: Path) -> str:
+    """The server's name for the version of a part; empty where there is none."""
+    with suppress(UserError):
+        tag = read_text(_tag(part))
+        return tag if tag.isascii() and tag.isprintable() else ""
+    return ""
 
 
 def _range_start(response: Any) -> int:

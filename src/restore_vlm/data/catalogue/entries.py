@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from restore_vlm.data.text import is_folder
 from restore_vlm.errors import UserError, unknown
+from restore_vlm.runtime.files import bundled, parse_toml
 
 
 @dataclass(frozen=True)
@@ -166,8 +165,8 @@ def _entry(name: str, table: dict[str, Any]) -> Entry:
 
 
 def _read() -> dict[str, Entry]:
-    text = (files(__package__) / "datasets.toml").read_text(encoding="utf-8")
-    return {name: _entry(name, table) for name, table in tomllib.loads(text).items()}
+    tables = parse_toml(bundled(__package__, "datasets.toml"))
+    return {name: _entry(name, table) for name, table in tables.items()}
 
 
 DATASETS: dict[str, Entry] = _read()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,8 +11,9 @@ from restore_vlm.data.benchmark import Rows, read_split
 from restore_vlm.data.catalogue.download import Progress, download
 from restore_vlm.data.catalogue.entries import Download, Entry, dataset_entry
 from restore_vlm.data.catalogue.unpack import unpack
-from restore_vlm.data.text import read_text
 from restore_vlm.errors import UserError
+from restore_vlm.runtime.files import parse_json, read_text
+from restore_vlm.runtime.locks import locked_folder
 
 WORK = ".fetch"
 """Folder in a dataset's folder for what is not complete yet."""
@@ -119,10 +118,10 @@ def _check_plain(entry: Entry, item: Download, file: Path) -> None:
     if not item.makes.endswith(".json"):
         return
     try:
-        json.loads(read_text(file))
+        parse_json(read_text(file))
         if item.makes == entry.split:
             _: Rows = read_split(file)
-    except (UserError, ValueError, RecursionError):
+    except (UserError, ValueError):
         raise UserError(
             f"{item.url} gave something else than {item.makes}; "
             "get it by hand (restore-vlm datasets fetch --how)."
@@ -153,25 +152,7 @@ def _working_folder(folder: Path) -> Iterator[Path]:
         raise UserError(
             f"Cannot write to {folder}: {error.strerror or error}; choose another --root."
         ) from None
-    with _locked(folder):
+    with locked_folder(folder, "fetching to"):
         yield work
         with suppress(OSError):
             work.rmdir()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from fetching to a folder; does nothing on Windows."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UserError(f"Another process is fetching to {folder}; wait until it has ended.") from None
-    finally:
-        os.close(handle)

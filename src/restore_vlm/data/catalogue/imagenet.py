@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from importlib.resources import files
 from pathlib import Path
 
 from restore_vlm.data.benchmark import Row, Rows
 from restore_vlm.data.catalogue.entries import Entry
 from restore_vlm.data.folders import is_image, subfolders
-from restore_vlm.data.text import is_file, listing, read_text
+from restore_vlm.data.text import is_file, listing
 from restore_vlm.errors import UserError, unknown
+from restore_vlm.runtime.files import bundled, read_text
 
 NAMES = "classnames.txt"
 
@@ -71,7 +71,7 @@ def class_names_by_folder(folder: Path) -> dict[str, str]:
 
 def wnids() -> list[str]:
     """ImageNet's 1,000 WordNet ids in the order of the labels."""
-    return (files(__package__) / "imagenet_wnids.txt").read_text(encoding="ascii").split()
+    return bundled(__package__, "imagenet_wnids.txt").split()
 
 
 def image_names(folder: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,8 @@ from restore_vlm.data.catalogue.entries import Entry
 from restore_vlm.data.catalogue.imagenet import image_names, imagenet, imagenetv2, wnid_folders
 from restore_vlm.data.catalogue.splits import three_way, two_way
 from restore_vlm.data.folders import subfolders
-from restore_vlm.data.text import read_text
 from restore_vlm.errors import UserError
+from restore_vlm.runtime.files import parse_json, read_text
 
 T = TypeVar("T")
 
@@ -36,8 +35,8 @@ def oxford_flowers(entry: Entry, folder: Path) -> Rows:
     """``imagelabels.mat`` with labels from 1, ``cat_to_name.json`` with their names; split in three."""
     names_file = folder / "cat_to_name.json"
     try:
-        names = {int(label): str(name) for label, name in json.loads(read_text(names_file)).items()}
-    except (ValueError, AttributeError, RecursionError):
+        names = {int(label): str(name) for label, name in parse_json(read_text(names_file)).items()}
+    except (ValueError, AttributeError):
         raise UserError(f"{names_file} does not map labels to names; download it again.") from None
     labels = _mat(folder / "imagelabels.mat", lambda content: [int(v) for v in content["labels"].ravel()])
     groups: dict[int, list[str]] = {}
@@ -175,13 +174,8 @@ def _lines(file: Path) -> list[tuple[str, str]]:
 
 def _mat(file: Path, take: Callable[[Any], T]) -> T:
     """What ``take`` finds in a MATLAB file."""
-    try:
-        from scipy.io import loadmat  # type: ignore[import-untyped]
-    except ImportError:
-        raise UserError(
-            f"{file} is a MATLAB file, and scipy, which reads it, is missing; "
-            'install it with: pip install "restore-vlm[datasets]", or put the published split file there.'
-        ) from None
+    from scipy.io import loadmat  # type: ignore[import-untyped]
+
     if not file.is_file():
         raise UserError(f"There is no {file}; complete the dataset.")
     try:

@@ -6,11 +6,11 @@ import json
 import os
 import random
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from restore_vlm.data.benchmark import Row, Rows
 from restore_vlm.errors import UserError
+from restore_vlm.runtime.files import SHA256, sealed, write_atomic
 
 SEED = 1
 """Of the shuffles; the publication's code uses that of the run, of which the first is 1."""
@@ -90,17 +90,15 @@ def write_split(file: Path, rows: Rows, seed: int = SEED) -> None:
     Raises:
         UserError: If the disk is full or failing.
     """
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    text = json.dumps({**rows, "note": NOTE.format(seed)}, indent=4, separators=(",", ": "))
+    content = {**rows, "note": NOTE.format(seed)}
+    ordered = {
+        **rows,
+        SHA256: sealed(content)[SHA256],
+        "note": content["note"],
+    }  # the note is looked for last
+    text = json.dumps(ordered, indent=4, separators=(",", ": "))
     try:
-        with part.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        if not os.access(file.parent, os.W_OK):
-            return
-        raise UserError(f"Cannot write {file}: {error.strerror or error}; make room for it.") from None
+        write_atomic(file, text)
+    except UserError:
+        if os.access(file.parent, os.W_OK):
+            raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from restore_vlm.errors import UserError, unknown
 from restore_vlm.method.config import Recipe
+from restore_vlm.runtime.files import parse_toml, read_text
 
 Table = dict[str, Any]
 
@@ -33,7 +33,8 @@ def load_recipe(method: str | Recipe, recipe: str = "default", settings: Iterabl
         method: A bundled method, or the path of a TOML file of the same form; such a file may
             start from another method with ``base = "restore"`` and remove a part of it with
             ``surgery = "none"``; or a recipe made in Python.
-        recipe: ``default``, or one of the method's recipes (a dataset, or ``tiny``).
+        recipe: ``default``, or one of the method's recipes (a dataset, or ``tiny``), or several joined by
+            ``+``, each laid over those before it.
         settings: ``key=value`` overrides with dotted keys and TOML values, ``none`` removing a
             part: ``prompts.depth=6``, ``losses.feature_shift.measure=embedding``, ``surgery=none``.
 
@@ -42,10 +43,10 @@ def load_recipe(method: str | Recipe, recipe: str = "default", settings: Iterabl
     """
     table = _read(method)
     known = table.pop("recipes", {})
-    if recipe != "default":
-        if recipe not in known:
-            raise unknown(f"recipe of {table['name']}", recipe, ["default", *known])
-        _merge(table, known[recipe])
+    for name in _names(recipe):
+        if name not in known:
+            raise unknown(f"recipe of {table['name']}", name, ["default", *known])
+        _merge(table, known[name])
     chosen: Table = {}
     for setting in settings:
         _merge(chosen, _parse(setting))
@@ -68,10 +69,15 @@ def chooses_depth(method: str | Recipe, recipe: str = "default", settings: Itera
     for name, table in _layers(method):
         found = table.get("recipes", {})
         if name.endswith(".toml"):
-            chosen += [table, found.get(recipe, {})]
+            chosen += [table, *(found.get(each, {}) for each in _names(recipe))]
         elif recipe == "tiny":
             chosen.append(found.get(recipe, {}))
     return any("depth" in (table.get("prompts") or {}) for table in chosen)
+
+
+def _names(recipe: str) -> list[str]:
+    """The recipes that are laid over the default."""
+    return [name for name in recipe.split("+") if name != "default"]
 
 
 def _read(method: str | Recipe) -> Table:
@@ -98,8 +104,8 @@ def _layers(method: str | Recipe, above: tuple[str, ...] = ()) -> list[tuple[str
     elif not path.is_file():
         raise unknown("method", method, methods())
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = parse_toml(read_text(path))
+    except ValueError as error:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
     base = table.pop("base", None)
     return [*(_layers(base, (*above, method)) if base else []), (method, _without_removed(table))]
@@ -129,8 +135,8 @@ def _parse(setting: str) -> Table:
         value = None
     else:
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+            value = parse_toml(f"value = {text}")["value"]
+        except ValueError:
             value = text.strip()
     for k in reversed(keys):
         value = {k: value}
