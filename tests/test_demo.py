@@ -1,5 +1,5 @@
+import io
 import json
-from pathlib import Path
 
 import open_clip
 import pytest
@@ -30,7 +30,7 @@ def test_summary_is_mean_and_spread() -> None:
     assert demo._summary("clip", runs("clip", [(0.2, 0.4)]))["base_spread"] is None
 
 
-def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_and_picture(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         demo._summary("clip", runs("clip", [(0.2, 0.25)])),
         demo._summary("restore", runs("restore", [(0.4, 0.3), (0.5, 0.3)])),
@@ -39,11 +39,12 @@ def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     text = capsys.readouterr().out
     assert "restore" in text
     assert "45.0 ± 7.1" in text
-    demo.picture(rows, tmp_path / "results.png")
-    image = Image.open(tmp_path / "results.png")
-    assert image.size == (1120, 576)
-    assert len(image.convert("RGB").getcolors(1 << 20)) > 20
-    assert [p.name for p in tmp_path.iterdir()] == ["results.png"]
+    figure = demo.picture(rows)
+    shown = {(r["method"], r["classes"].split(":")[0]): (r["value"], r["low"]) for r in figure.numbers.rows}
+    assert shown["restore", "base"] == pytest.approx((45, 45 - 100 * 0.1 / 2**0.5))
+    assert shown["clip", "novel"] == (25, None)
+    image = Image.open(io.BytesIO(figure.png()))
+    assert image.width > 1000 and len(image.convert("RGB").getcolors(1 << 20)) > 20
 
 
 def test_bundled_photos() -> None:

@@ -34,6 +34,21 @@ def test_combinations_from_python(photos: Path, tmp_path: Path, monkeypatch: pyt
         exec(text, {})
 
 
+@pytest.mark.parametrize("page", ["figures.md", "report.md"])
+def test_figures_and_report_from_python(
+    page: str, grid: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    for place in ("results", "runs/coop", "runs/restore"):
+        Path(place).symlink_to(grid)
+    Path("DATA").symlink_to(root)
+    for text in blocks(page, "python"):
+        exec(text, {})
+    written = {p.name for p in tmp_path.rglob("*.*") if p.is_file()}
+    assert written == ({"report.html"} if page == "report.md" else {"true-class.png", "true-class.csv"})
+
+
 def test_combinations_from_the_command_line_are_valid() -> None:
     commands = re.findall(r"train PHOTOS --method (\w+) (--set .+)", (DOCS / "methods.md").read_text())
     assert len(commands) == 4

@@ -9,7 +9,7 @@ import restore_vlm
 SOURCE = Path(restore_vlm.__file__).parent
 LAYERS = (
     "errors", "terminal", "runtime", "backbone", "data", "method", "measure", "training", "evaluation",
-    "classifier", "demo", "bench", "figures", "report", "cli",
+    "classifier", "bench", "figures", "report", "demo", "cli",
 )  # fmt: skip
 """Each may import itself and those before it."""
 

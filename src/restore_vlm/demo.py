@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 from collections.abc import Iterable
@@ -18,13 +17,16 @@ import torch
 
 from restore_vlm.classifier import Classifier, fit
 from restore_vlm.evaluation.statistics import harmonic_mean
+from restore_vlm.figures.accuracy import ends
+from restore_vlm.figures.figure import Figure, Numbers, Panel, rows_chart
+from restore_vlm.figures.style import PART_COLOURS, grouped_bars
 from restore_vlm.runtime.children import end_with_parent
 from restore_vlm.terminal import Bars, bars, out, table
 from restore_vlm.training import Progress, RunFolder, write_atomic, write_json
 
 METHODS = ("clip", "ivlp", "maple", "restore")
 PHOTOS = Path(str(files("restore_vlm") / "assets" / "demo"))
-SCORES = ("base", "novel", "hm")
+SCORES = {"base": "base: tuned on", "novel": "novel: never tuned on", "hm": "harmonic mean"}
 Row = dict[str, Any]
 
 
@@ -51,7 +53,7 @@ def run_demo(seeds: Iterable[int], folder: Path) -> None:
     rows = [_summary(m, [r for r in results if r["method"] == m]) for m in METHODS]
     write_json(folder / "results.json", {"seeds": seeds, "runs": results, "summary": rows})
     show(rows, len(seeds))
-    picture(rows, folder / "results.png")
+    write_atomic(folder / "results.png", picture(rows).png())
     _predictions(folder / "runs" / f"restore-seed{seeds[0]}")
     out.print(f"Picture: {folder / 'results.png'}", highlight=False)
     out.print(
@@ -144,39 +146,20 @@ def show(rows: list[Row], seeds: int) -> None:
     table(title, "method", "base", "novel", "harmonic mean", "training, s", rows=cells, marked=best)
 
 
-def picture(rows: list[Row], path: Path) -> None:
-    """Draws base and novel accuracy of every method as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for i, (score, label, colour, hatch) in enumerate(
-        [
-            ("base", "base: tuned on", "#0072B2", ""),
-            ("novel", "novel: never tuned on", "#E69F00", "//"),
-            ("hm", "harmonic mean", "#999999", ".."),
-        ]
-    ):
-        places = [j + (i - 1) * 0.27 for j in range(len(rows))]
-        heights = [100 * r[score] for r in rows]
-        spread = [100 * (r[f"{score}_spread"] or 0) for r in rows]
-        bar = axes.bar(
-            places, heights, 0.25, yerr=spread if any(spread) else None, label=label, color=colour,
-            hatch=hatch, edgecolor="white", ecolor="#333333", capsize=3,
-        )  # fmt: skip
-        axes.bar_label(bar, fmt="%.1f", padding=3, fontsize=8)
-    axes.set_xticks(range(len(rows)), [r["method"] for r in rows])
-    axes.set_ylabel("accuracy, %")
-    axes.set_ylim(0, 1.22 * max(100 * r[s] for r in rows for s in SCORES))
-    axes.set_title("16 thermal-camera photos of each of 20 classes", loc="left", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=3, loc="upper left", fontsize=9)
-    content = io.BytesIO()
-    figure.savefig(content, dpi=160, format="png")
-    plt.close(figure)
-    write_atomic(path, content.getvalue())
+def picture(rows: list[Row]) -> Figure:
+    """Base and novel accuracy of every method, and their harmonic mean, as bars."""
+    drawn = [
+        {"method": row["method"], "classes": label, "value": 100 * row[score]}
+        | ends(100 * row[score], None if (spread := row[f"{score}_spread"]) is None else 100 * spread)
+        for row in rows
+        for score, label in SCORES.items()
+    ]
+    colours = dict(
+        zip(SCORES.values(), (PART_COLOURS[part] for part in ("base", "novel", "HM")), strict=True)
+    )
+    chart = grouped_bars(rows_chart(), drawn, "method", "classes", colours, "accuracy, %", ".1f")
+    panel = Panel("16 thermal-camera photos of each of 20 classes", chart, drawn, width=560)
+    return Figure("results", Numbers(drawn, "Accuracy of four methods."), [panel])
 
 
 def _predictions(run: Path) -> None:

@@ -45,6 +45,11 @@ class Bars:
             self.tasks[name] = self.progress.add_task(name, total=total, note="")
         self.progress.update(self.tasks[name], completed=done, total=total, note=note)
 
+    def drop(self, name: str) -> None:
+        """Takes a bar away, if there is one of that name."""
+        if name in self.tasks:
+            self.progress.remove_task(self.tasks.pop(name))
+
     def say(self, text: str) -> None:
         """Prints a sentence above the bars."""
         self.progress.console.print(f"[yellow]![/] {text}", highlight=False)

@@ -49,8 +49,9 @@ def grid(
 ) -> None:
     """Run every method by three protocols on small real datasets with the tiny CLIP (hours on two cores)."""
     from restore_vlm.bench import Local, Shelf, Store, render, tables
+    from restore_vlm.cli.grid_bars import GridBars
     from restore_vlm.method import methods as bundled
-    from restore_vlm.terminal import err
+    from restore_vlm.terminal import bars, err
     from studies.restore import mini as benchmark
 
     chosen = benchmark.PROTOCOLS if protocols == "all" else names("protocols", protocols)
@@ -62,7 +63,10 @@ def grid(
     if dry_run:
         _show(*benchmark.outlooks(list(plans.values()), Store(out)), [s.title for s in stages])
         return
-    failed = benchmark.run_stages(plans, asked, out, Local(workers, 1), lambda text: err.print(text))
+    with bars() as display:
+        failed = benchmark.run_stages(
+            plans, asked, out, Local(workers, 1), lambda text: err.print(text), GridBars(display)
+        )
     store = Store(out)
     for common, board in benchmark.boards(store, asked):
         print(render(tables(common, board), "terminal"), end="")

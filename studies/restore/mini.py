@@ -10,7 +10,7 @@ from typing import Any
 
 from restore_vlm.bench.datasets import Shelf
 from restore_vlm.bench.engines import Engine
-from restore_vlm.bench.grid import Outlook, duration, outlook, run_grid
+from restore_vlm.bench.grid import GridProgress, Outlook, duration, outlook, run_grid
 from restore_vlm.bench.plan import Cell, Plan, Request, make_plan
 from restore_vlm.bench.render import render
 from restore_vlm.bench.scores import Board
@@ -117,7 +117,12 @@ def outlooks(plans: Sequence[Plan], store: Store) -> tuple[list[Outlook], Outloo
 
 
 def run_stages(
-    plans: dict[Stage, Plan], asked: Request, out: Path, engine: Engine, say: Callable[[str], None]
+    plans: dict[Stage, Plan],
+    asked: Request,
+    out: Path,
+    engine: Engine,
+    say: Callable[[str], None],
+    progress: GridProgress | None = None,
 ) -> dict[str, str]:
     """Runs stage after stage and writes the tables so far into ``out/tables`` after each.
 
@@ -127,6 +132,7 @@ def run_stages(
         out: The grid's folder.
         engine: Where to execute.
         say: Told what begins.
+        progress: Told how each stage goes.
 
     Returns:
         The reason of every failure, by the run's label.
@@ -134,7 +140,7 @@ def run_stages(
     failed: dict[str, str] = {}
     for stage, plan in plans.items():
         say(f"{stage.title}: {len(plan.jobs)} runs")
-        failed |= run_grid(plan, stage.request(asked), out, engine)
+        failed |= run_grid(plan, stage.request(asked), out, engine, progress=progress)
         write_tables(Store(out), asked, out / "tables")
     return failed
 

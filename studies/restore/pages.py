@@ -6,12 +6,10 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib
-
 from restore_vlm.bench import Store
-from restore_vlm.figures.drawing import STYLE, csv_text, save
+from restore_vlm.figures.figure import csv_text
 from restore_vlm.figures.records import read_records
-from restore_vlm.figures.registry import NAMES, write
+from restore_vlm.figures.registry import NAMES, figure, write
 from restore_vlm.figures.runs import FILE, read_runs, runs_of, write_runs
 from restore_vlm.figures.shift import discrepancy_gain_of, gain_points
 from restore_vlm.method import methods
@@ -66,8 +64,7 @@ def rejudge(docs: Path) -> list[Claim]:
     page = docs / "README.md"
     if page.is_file():
         write_atomic(page, with_table(read_text(page), claims))
-    with matplotlib.rc_context(STYLE):
-        save(discrepancy_gain_of(gain_points(runs)), docs / "figures", "discrepancy-gain")
+    figure("discrepancy-gain", discrepancy_gain_of(gain_points(runs))).save(docs / "figures")
     return claims
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bench.bench_makers import DEMO, SHORT, copy, csv_of, plan_of, request, run, trials
-from restore_vlm.bench import Local, Store, engines, features, inline, outlook, run_grid, store
+from restore_vlm.bench import GridProgress, Local, Store, engines, features, inline, outlook, run_grid, store
 from restore_vlm.bench.engines import DIED
 from restore_vlm.classifier import fit
 from restore_vlm.errors import UserError
@@ -66,6 +66,31 @@ def _rest(folder: Path, out: Path, run: str):
     rows = [json.loads(row) for row in (out / "runs" / run / "data" / "train.jsonl").read_text().splitlines()]
     assert {r["path"] for r in rows} <= {str(i.path) for i in data.train}
     return replace(data, split=True)
+
+
+def test_a_grid_tells_how_it_goes_and_prints_nothing(root: Path, tmp_path: Path, capfd) -> None:
+    class Told(GridProgress):
+        def __init__(self) -> None:
+            self.events: list[tuple] = []
+
+        def on_start(self, done: int, total: int) -> None:
+            self.events.append(("start", done, total))
+
+        def on_step(self, job, step: int, steps: int, note: str) -> None:
+            self.events.append(("step", job.label, step, steps, note.split()[0]))
+
+        def on_finish(self, job, error: str | None, done: int, total: int) -> None:
+            self.events.append(("finish", job.label, error, done, total))
+
+    asked, first, again = request("maple"), Told(), Told()
+    plan = plan_of(root, trials("split", seeds=[1]), asked)
+    assert run_grid(plan, asked, tmp_path, inline, progress=first) == {}
+    step, end = ("step", "maple, split, seed 1", 2, 2, "loss"), ("finish", "maple, split, seed 1", None, 1, 1)
+    assert first.events == [("start", 0, 1), step, end]
+    plan = plan_of(root, trials("split", seeds=[1, 2]), asked)
+    assert run_grid(plan, asked, tmp_path, inline, progress=again) == {}
+    assert again.events[0] == ("start", 1, 2) and again.events[-1][-2:] == (2, 2)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_zero_shot_is_computed_once_where_the_data_say_what_is_for_test(finished: Path) -> None:
@@ -227,7 +252,7 @@ def test_killed_and_restarted_only_what_was_running_is_computed(root: Path, tmp_
         "        request(settings=(*SHORT, 'training.epochs=8')), Local(workers=2, threads=1))\n"
     )
     (tmp_path / "grid.py").write_text(script)
-    command = [str(tmp_path / "grid.py"), str(root), str(out)]
+    command = [str(tmp_path / "grid.py"), str(root), str(out), str(Path(__file__).parents[1])]
     plan = plan_of(root, wanted, asked)
     whole = len(plan.jobs)
     grid = start(*command)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.bench_makers import plan_of, request, trials
-from restore_vlm.bench import Store, inline, run_grid
+from restore_vlm.bench import GridProgress, Store, inline, run_grid
 from restore_vlm.bench.trackers import Tracking
 from restore_vlm.errors import UserError
 
@@ -89,10 +89,20 @@ def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch, tracker: s
         Tracking("neptune", Store(tmp_path))
 
 
-def test_a_tracker_that_is_down_stops_nothing(root: Path, tmp_path: Path, capsys) -> None:
+def test_a_tracker_that_is_down_stops_nothing(root: Path, tmp_path: Path) -> None:
+    class Warned(GridProgress):
+        def __init__(self) -> None:
+            self.texts: list[str] = []
+
+        def on_warning(self, text: str) -> None:
+            self.texts.append(text)
+
     def down(job) -> None:
         raise ConnectionError("no route")
 
-    asked = request("maple")
-    assert run_grid(plan_of(root, trials("split"), asked), asked, tmp_path, inline, down) == {}
-    assert "not tracked (ConnectionError: no" in capsys.readouterr().err
+    asked, progress = request("maple"), Warned()
+    plan = plan_of(root, trials("split"), asked)
+    assert run_grid(plan, asked, tmp_path, inline, down, progress) == {}
+    assert progress.texts == [
+        f"{plan.jobs[0].label} is done but was not tracked (ConnectionError: no route)."
+    ]

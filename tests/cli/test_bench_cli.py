@@ -86,6 +86,7 @@ def test_a_failed_run_ends_with_1(root: Path, tmp_path: Path, call) -> None:
     )  # fmt: skip
     assert code == 1
     assert "1 of 1 runs failed; the same command tries them again" in err
+    assert "seed 1 failed: " in err
     assert "failed: maple, split" in text
 
 

@@ -1,8 +1,10 @@
-"""Figures from a small real grid: three files each, with the grid's own numbers."""
+"""Figures from a small real grid: a picture and a table each, with the grid's own numbers."""
 
 import csv
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -10,8 +12,9 @@ from scipy import stats
 
 from bench.small_grid import METHODS
 from restore_vlm import UserError
-from restore_vlm.figures import Record, read_records
-from restore_vlm.figures.registry import MAP, NAMES, draw, write
+from restore_vlm.figures import NAMES, Record, draw, read_records, redraw, write
+from restore_vlm.figures.figure import csv_text
+from restore_vlm.figures.registry import MAP
 from restore_vlm.figures.runs import runs_of
 from restore_vlm.figures.shift import gain_points
 
@@ -34,12 +37,22 @@ def one(records: list[Record], method: str, dataset: str, part: str) -> Record:
 
 
 def drawn(name: str, records: list[Record], root: Path, folder: Path) -> list[dict[str, str]]:
-    caption = write(name, records, folder, root).caption
-    assert caption.endswith(".")
-    assert (folder / f"{name}.svg").read_text().startswith("<?xml")
+    """The CSV of a figure, which is written, not blank, and drawn again from that CSV alone."""
+    figure = write(name, records, folder, root)
+    assert figure.numbers.caption.endswith(".")
     with Image.open(folder / f"{name}.png") as image:
         assert image.width > 400 and len(image.convert("L").getcolors(256) or ()) > 10
+    assert not list(folder.glob("*.svg"))
+    again = redraw(folder / f"{name}.csv")
+    assert [panel.title for panel in again.panels] == [panel.title for panel in figure.panels]
+    assert again.panels[0].chart.to_dict().keys() == figure.panels[0].chart.to_dict().keys()
+    assert csv_text(again.numbers.rows) == (folder / f"{name}.csv").read_text()
     return rows(folder / f"{name}.csv")
+
+
+def in_picture(name: str, records: list[Record], root: Path | None = None) -> list[dict[str, Any]]:
+    """The rows that the specification of the whole picture holds."""
+    return [row for own in draw(name, records, root).spec()["datasets"].values() for row in own]
 
 
 def test_true_class(records: list[Record], root: Path, tmp_path: Path) -> None:
@@ -50,6 +63,12 @@ def test_true_class(records: list[Record], root: Path, tmp_path: Path) -> None:
     assert float(row["accuracy"]) == pytest.approx(sum(r.accuracy for r in mine) / 2, rel=1e-5)
     shares = [float(v) for k, v in row.items() if k.startswith("share")]
     assert len(shares) == 20 and sum(shares) == pytest.approx(1, abs=1e-4)
+    shown = [r for r in in_picture("true-class", records) if (r["method"], r["half"]) == ("vpt", "novel")]
+    assert [r["share"] for r in shown if "share" in r] == pytest.approx(shares, rel=1e-5)
+    probability = sum(r.result["true_probability"] for r in mine) / 2
+    assert [r["mean"] for r in shown if "mean" in r] == pytest.approx([probability])
+    accuracy = sum(r.accuracy for r in mine) / 2
+    assert [r["accuracy"] for r in shown if "accuracy" in r] == pytest.approx([accuracy])
 
 
 def test_discrepancy_against_gain(records: list[Record], root: Path, tmp_path: Path) -> None:
@@ -60,6 +79,12 @@ def test_discrepancy_against_gain(records: list[Record], root: Path, tmp_path: P
         zero = one(records, "clip", row["dataset"], row["half"])
         assert float(row["gain"]) == pytest.approx(r.accuracy - zero.accuracy, rel=1e-4, abs=1e-4)
         assert r.shift and float(row["discrepancy"]) == pytest.approx(r.shift["total_discrepancy"], rel=1e-4)
+    shown = {(r["method"], r["dataset"], r["half"]): r for r in in_picture("discrepancy-gain", records)}
+    assert len(shown) == len(found)
+    for row in found:
+        at = shown[row["method"], row["dataset"], row["half"]]
+        assert float(row["gain"]) == pytest.approx(at["gain"], rel=1e-5)
+        assert float(row["discrepancy"]) == pytest.approx(at["discrepancy"], rel=1e-5)
 
 
 def test_correlations_beside_the_points(records: list[Record], root: Path, tmp_path: Path) -> None:
@@ -77,7 +102,7 @@ def test_methods_that_move_no_tower_are_no_points(records: list[Record], root: P
     still = [replace(r, method="linear_probe") for r in records if r.method == "clip"]
     found = drawn("discrepancy-gain", [*records, *still], root, tmp_path)
     assert "linear_probe" not in {r["method"] for r in found}
-    caption = draw("discrepancy-gain", [*records, *still]).caption
+    caption = draw("discrepancy-gain", [*records, *still]).numbers.caption
     assert "Left out, as neither tower moves: linear_probe." in caption
 
 
@@ -101,6 +126,11 @@ def test_one_tower_does_not_move(records: list[Record], root: Path, tmp_path: Pa
     assert list(found) == ["vpt", "lpt", "ivlp", "ivlp_fs", "restore"]
     assert float(found["vpt"]["shift_text"]) == 0 < float(found["vpt"]["shift_image"])
     assert float(found["lpt"]["shift_image"]) == 0 < float(found["lpt"]["shift_text"])
+    bars = in_picture("shift-accuracy", records)
+    shown = {(r["method"], r.get("tower") or r["half"]): r["value"] for r in bars}
+    for method, row in found.items():
+        for name, column in (("text", "shift_text"), ("image", "shift_image"), ("novel", "accuracy_novel")):
+            assert shown[method, name] == pytest.approx(float(row[column]), rel=1e-5)
 
 
 def test_blocks(records: list[Record], root: Path, tmp_path: Path) -> None:
@@ -109,6 +139,8 @@ def test_blocks(records: list[Record], root: Path, tmp_path: Path) -> None:
     expected = sum(s["image"][2]["relative"]["mean"] for s in mine if s) / 2
     (row,) = [r for r in found if (r["method"], r["tower"], r["block"]) == ("ivlp", "image", "3")]
     assert float(row["shift"]) == pytest.approx(expected, rel=1e-4)
+    shown = {(r["method"], r["tower"], r["block"]): r["shift"] for r in in_picture("shift-blocks", records)}
+    assert shown["ivlp", "image", 3] == pytest.approx(expected)
 
 
 def test_ablation_is_paired(records: list[Record], root: Path, tmp_path: Path) -> None:
@@ -119,6 +151,8 @@ def test_ablation_is_paired(records: list[Record], root: Path, tmp_path: Path) -
     (row,) = [r for r in found if (r["variant"], r["score"]) == ("without surgery", "base")]
     assert float(row["difference"]) == pytest.approx(sum(differences) / 2, abs=1e-4)
     assert row["over"] == "2 datasets x 1 seed"
+    shown = {(r["variant"], r["score"]): r["value"] for r in in_picture("ablation", records)}
+    assert shown["without surgery", "base"] == pytest.approx(sum(differences) / 2)
 
 
 def test_sensitivity_has_the_methods_own_value(records: list[Record], root: Path, tmp_path: Path) -> None:
@@ -132,22 +166,31 @@ def test_map(records: list[Record], root: Path, tmp_path: Path) -> None:
     assert len(found) == 3 * 4 * (4 + 1)
     assert {r["method"] for r in found} == {"clip", "coop", "restore"}
     assert len({r["class"] for r in found}) == 4
+    clip = one(records, "clip", "split", "base")
+    assert draw(MAP, records, root).panels[0].title == f"clip: {clip.accuracy:.0f} % on base"
 
 
 def test_the_same_bytes_again(records: list[Record], tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write("shift-accuracy", records, tmp_path / folder)
-    for suffix in ("png", "svg", "csv"):
+    for suffix in ("png", "csv"):
         a, b = (tmp_path / f / f"shift-accuracy.{suffix}" for f in ("a", "b"))
         assert a.read_bytes() == b.read_bytes()
 
 
 def test_seeds_give_error_bars(records: list[Record]) -> None:
-    assert "one seed, hence no error bars" in draw("true-class", records).caption
+    assert "one seed, hence no error bars" in draw("true-class", records).numbers.caption
     again = [replace(r, seed=2) for r in records]
-    drawing = draw("true-class", [*records, *again])
-    assert "standard deviation over 2 seeds" in drawing.caption
-    assert {row["accuracy_std"] for row in drawing.rows} == {0.0}
+    figure = draw("true-class", [*records, *again])
+    assert "standard deviation over 2 seeds" in figure.numbers.caption
+    assert {row["accuracy_std"] for row in figure.numbers.rows} == {0.0}
+    spread = [replace(r, seed=3, result={**r.result, "accuracy": r.result["accuracy"] / 2}) for r in records]
+    (_, accuracy) = draw("true-class", [*records, *spread]).panels
+    for row in accuracy.rows:
+        assert (row["low"], row["high"]) == pytest.approx(
+            (row["accuracy"] - row["accuracy_std"], row["accuracy"] + row["accuracy_std"])
+        )
+        assert row["accuracy_std"] > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -183,13 +226,13 @@ def test_one_run_twice_is_refused(records: list[Record]) -> None:
 
 
 def test_methods_with_fewer_datasets_are_named(records: list[Record]) -> None:
-    assert "fewer" not in draw("true-class", records).caption
+    assert "fewer" not in draw("true-class", records).numbers.caption
     some = [r for r in records if (r.method, r.dataset) != ("vpt", "plain")]
-    assert "With fewer datasets or seeds: vpt." in draw("true-class", some).caption
+    assert "With fewer datasets or seeds: vpt." in draw("true-class", some).numbers.caption
 
 
 def test_map_of_another_dataset(records: list[Record], root: Path) -> None:
-    assert {r["class"] for r in draw(MAP, records, root, dataset="split").rows} == {
+    assert {r["class"] for r in draw(MAP, records, root, dataset="split").numbers.rows} == {
         p.name for p in (root / "split" / "test").iterdir()
     }
     with pytest.raises(UserError, match="12 points are too few for t-SNE's perplexity of 15"):
@@ -229,3 +272,28 @@ def test_figures_of_blocks_that_are_not_shown(name: str, resnet_grid: Path) -> N
 
 def test_other_figures_need_no_blocks(resnet_grid: Path, root: Path, tmp_path: Path) -> None:
     assert drawn("true-class", read_records([resnet_grid]), root, tmp_path)
+
+
+COMMITTED = Path(__file__).parents[2] / "docs" / "study" / "figures"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != MAP and (COMMITTED / f"{n}.csv").is_file()])
+def test_the_figures_of_the_study_are_those_of_their_csv(name: str) -> None:
+    figure = redraw(COMMITTED / f"{name}.csv")
+    with Image.open(COMMITTED / f"{name}.png") as committed, Image.open(BytesIO(figure.png())) as found:
+        assert found.size == committed.size
+    assert not list(COMMITTED.glob("*.svg"))
+
+
+def test_a_csv_of_no_figure(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Unknown figure 'ablatoin'; did you mean 'ablation'"):
+        redraw(tmp_path / "ablatoin.csv")
+    path = tmp_path / "ablation.csv"
+    with pytest.raises(UserError, match=r"ablation\.csv cannot be read"):
+        redraw(path)
+    path.write_text("variant,score\n")
+    with pytest.raises(UserError, match="has no rows"):
+        redraw(path)
+    path.write_text("variant,score\na,HM\n")
+    with pytest.raises(UserError, match="lacks the column 'difference'; write the figure anew"):
+        redraw(path)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from restore_vlm import UserError, cli, fit
-from restore_vlm.report import render_page, write_report
+from restore_vlm.figures import draw, read_records
+from restore_vlm.figures.style import VARIABLES
+from restore_vlm.report import render_page, section, write_report
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SHORT = ("training.epochs=2", "training.batch=4")
@@ -71,10 +74,65 @@ def test_a_grid_in_the_browser(grid: Path, tmp_path: Path, browser: Any) -> None
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
     charts = browser.find_elements("css selector", "[data-chart]")
-    assert len(charts) == 10
+    specs = [spec["spec"] for spec in embedded(page, "specs")]
+    assert len(charts) == len(specs) == 17
     assert all(len(c.find_elements("css selector", "svg path")) > 3 for c in charts)
     headings = [h.tag_name for h in browser.find_elements("css selector", "h1, h2")]
     assert headings[0] == "h1" and headings.count("h1") == 1
+
+
+def embedded(page: Path, name: str) -> Any:
+    (found,) = re.findall(f'<script type="application/json" id="{name}">(.*?)</script>', page.read_text())
+    return json.loads(found)
+
+
+def test_the_charts_are_those_of_the_figures(grid: Path, tmp_path: Path) -> None:
+    page, records = tmp_path / "report.html", read_records([grid])
+    write_report([str(grid)], str(page))
+    specs, tables = embedded(page, "specs"), embedded(page, "rows")
+    shown = {spec["spec"]["description"]: spec for spec in specs}
+    for name in ("ablation", "sensitivity", "discrepancy-gain", "shift-accuracy"):
+        figure = draw(name, records)
+        for panel in figure.panels:
+            expected = panel.page_spec(figure.numbers.caption)
+            spec = shown[expected["description"]]
+            if name != "discrepancy-gain":  # whose colours are those of all methods of the page
+                assert spec["spec"] == expected
+            assert without_scales(spec["spec"]) == without_scales(expected)
+            packed = tables[spec["rows"]]
+            found = [dict(zip(packed["columns"], row, strict=True)) for row in packed["rows"]]
+            whole = [
+                {k: v for k, v in row.items() if k != "choice"} for row in found if not row.get("choice")
+            ]
+            rounded = section.packed(panel.rows)
+            assert whole == [dict(zip(rounded["columns"], row, strict=True)) for row in rounded["rows"]]
+
+
+def without_scales(spec: Any) -> Any:
+    if isinstance(spec, dict):
+        return {k: without_scales(v) for k, v in spec.items() if k != "scale"}
+    return [without_scales(v) for v in spec] if isinstance(spec, list) else spec
+
+
+def test_colours_are_those_of_the_style_sheet() -> None:
+    css = (files("restore_vlm.report") / "templates" / "style.css").read_text()
+    light = dict(re.findall(r"(--\w+): (#\w+)", css.partition("}")[0]))
+    assert {variable: colour for colour, variable in VARIABLES.items()}.items() <= light.items()
+
+
+def test_a_dataset_alone(grid: Path, tmp_path: Path, browser: Any) -> None:
+    write_report([grid], tmp_path / "report.html")
+    opened(browser, tmp_path / "report.html")
+    own = [r for r in read_records([grid]) if r.dataset == "plain" and r.method == "vpt" and not r.settings]
+    select = browser.find_element("css selector", "select[name=dataset]")
+    browser.execute_script("arguments[0].value = 'plain'", select)
+    redraw = "const done = arguments[0]; redraw().then(() => done(''), (e) => done(String(e)))"
+    assert browser.execute_async_script(redraw) == ""
+    labels = "return [...document.querySelectorAll('[data-chart] [aria-label*=\"method: vpt\"]')]"
+    texts = browser.execute_script(f"{labels}.map(e => e.getAttribute('aria-label'))")
+    for half in ("base", "novel"):
+        (accuracy,) = [r.accuracy for r in own if r.part == half]
+        assert any(f"half: {half}" in t and f"accuracy: {accuracy:.2f}" in t for t in texts)
 
 
 def column(browser: Any, table: str, place: int) -> list[str]:
@@ -90,7 +148,7 @@ def click(browser: Any, element: Any) -> None:
 def test_tables_sort_and_filter(grid: Path, tmp_path: Path, browser: Any) -> None:
     write_report([grid], tmp_path / "report.html")
     opened(browser, tmp_path / "report.html")
-    table = "sheet-calibration-1"
+    table = "table-calibration-1"
     head = browser.find_element("css selector", f"#{table} th:nth-child(3)")
     button = head.find_element("css selector", "button")
     click(browser, button)
@@ -108,7 +166,7 @@ def test_tables_sort_and_filter(grid: Path, tmp_path: Path, browser: Any) -> Non
 def test_missing_values_sort_last(run: Path, tmp_path: Path, browser: Any) -> None:
     write_report([run], tmp_path / "report.html")
     opened(browser, tmp_path / "report.html")
-    table = "sheet-classes-1"
+    table = "table-classes-1"
     script = f"document.getElementById('{table}').tBodies[0].rows[0].cells[3].textContent = '-'"
     browser.execute_script(script)
     button = browser.find_element("css selector", f"#{table} th:nth-child(4) button")
@@ -224,12 +282,6 @@ def test_where_it_cannot_be_written(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write"):
         write_report([run], tmp_path / "file" / "r.html")
-
-
-def test_the_extra_is_missing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "altair", None)
-    with pytest.raises(UserError, match=r"pip install 'restore-vlm\[report\]'"):
-        write_report([run], tmp_path / "r.html")
 
 
 def test_a_tower_without_blocks(resnet_grid: Path) -> None:

@@ -3,7 +3,7 @@
 from restore_vlm.bench.compare import Comparison, compare
 from restore_vlm.bench.datasets import Shelf
 from restore_vlm.bench.engines import Local, Ray, inline
-from restore_vlm.bench.grid import outlook, run_grid
+from restore_vlm.bench.grid import GridProgress, outlook, run_grid
 from restore_vlm.bench.plan import Plan, Request, make_plan
 from restore_vlm.bench.render import render
 from restore_vlm.bench.scores import Board
@@ -13,6 +13,7 @@ from restore_vlm.bench.tables import Table, tables
 __all__ = [
     "Board",
     "Comparison",
+    "GridProgress",
     "Local",
     "Plan",
     "Ray",

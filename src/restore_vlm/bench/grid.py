@@ -1,4 +1,4 @@
-"""A grid: a plan, executed where it is not yet done, watched by whoever looks."""
+"""A grid: a plan, executed where it is not yet done."""
 
 from __future__ import annotations
 
@@ -13,9 +13,32 @@ from restore_vlm.backbone import load_backbone
 from restore_vlm.bench.engines import Engine
 from restore_vlm.bench.plan import Job, Plan, Request
 from restore_vlm.bench.store import Store
-from restore_vlm.terminal import Bars, bars
 
 Finished = Callable[[Job], None]
+
+
+class GridProgress:
+    """What a grid tells while it runs; override what you care about, the rest is ignored.
+
+    Calls come one at a time, though from several threads.
+
+    Example:
+        >>> class Printed(GridProgress):
+        ...     def on_finish(self, job, error, done, total):
+        ...         print(f"{done} of {total}: {job.label} {error or 'is done'}")
+    """
+
+    def on_start(self, done: int, total: int) -> None:
+        """Before the first run: how many of how many are done already."""
+
+    def on_step(self, job: Job, step: int, steps: int, note: str) -> None:
+        """A run has done some of its training steps; the note has its loss."""
+
+    def on_finish(self, job: Job, error: str | None, done: int, total: int) -> None:
+        """A run is done, or failed for the reason given; how many of how many have ended."""
+
+    def on_warning(self, text: str) -> None:
+        """Something went wrong that does not stop the grid."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +58,12 @@ class Outlook:
 
 
 def run_grid(
-    plan: Plan, request: Request, out: Path, engine: Engine, on_finished: Finished | None = None
+    plan: Plan,
+    request: Request,
+    out: Path,
+    engine: Engine,
+    on_finished: Finished | None = None,
+    progress: GridProgress | None = None,
 ) -> dict[str, str]:
     """Executes what of a plan is not done; a run that fails is noted and the others go on.
 
@@ -44,7 +72,9 @@ def run_grid(
         request: What it was made from.
         out: The grid's folder.
         engine: Where to execute.
-        on_finished: Called with every run that ends, failed or not.
+        on_finished: Called with every run that ends, failed or not, such as
+            :class:`restore_vlm.bench.trackers.Tracking`; what it raises is a warning.
+        progress: Told how it goes; None tells nobody. Nothing is printed or drawn here.
 
     Returns:
         The reason of every failure in this call, by the run's label.
@@ -61,9 +91,8 @@ def run_grid(
         todo = missing(plan.jobs, store)
         if not todo:
             return {}
-        with bars() as display:
-            watch = _Display(display, len(plan.jobs) - len(todo), len(plan.jobs), on_finished)
-            engine(todo, store.out, watch)
+        watch = _Watch(progress or GridProgress(), on_finished, len(plan.jobs) - len(todo), len(plan.jobs))
+        engine(todo, store.out, watch)
         return watch.failed
 
 
@@ -105,42 +134,35 @@ def _times(store: Store) -> dict[str, list[float]]:
     return found
 
 
-class _Display:
-    """A bar for all runs and one for each that is running."""
+class _Watch:
+    """Counts runs that end and tells of them, one at a time."""
 
-    def __init__(self, display: Bars, done: int, total: int, on_finished: Finished | None) -> None:
-        self.display, self.done, self.total, self.on_finished = display, done, total, on_finished
+    def __init__(self, progress: GridProgress, on_finished: Finished | None, done: int, total: int) -> None:
+        self.progress, self.on_finished, self.done, self.total = progress, on_finished, done, total
         self.failed: dict[str, str] = {}
         self.lock = threading.Lock()
-        self._move()
-
-    def _move(self) -> None:
-        note = f"{len(self.failed)} failed" if self.failed else ""
-        self.display.move("runs", self.done + len(self.failed), self.total, note)
+        progress.on_start(done, total)
 
     def step(self, job: Job, done: int, total: int, note: str) -> None:
         with self.lock:
-            self.display.move(job.label, done, total, note)
+            self.progress.on_step(job, done, total, note)
 
     def finished(self, job: Job, error: str | None) -> None:
         with self.lock:
-            if job.label in self.display.tasks:
-                self.display.progress.remove_task(self.display.tasks.pop(job.label))
+            self.done += 1
             if error:
                 self.failed[job.label] = error
-                self.display.say(f"{job.label} failed: {error}")
-            else:
-                self.done += 1
-            self._move()
+            self.progress.on_finish(job, error, self.done, self.total)
             if self.on_finished:
-                self._tell(self.on_finished, job)
+                self._track(self.on_finished, job)
 
-    def _tell(self, on_finished: Finished, job: Job) -> None:
+    def _track(self, on_finished: Finished, job: Job) -> None:
         """A tracker that is down is no reason to stop."""
         try:
             on_finished(job)
         except Exception as error:
-            self.display.say(f"{job.label} is done but was not tracked ({type(error).__name__}: {error}).")
+            reason = f"{type(error).__name__}: {error}"
+            self.progress.on_warning(f"{job.label} is done but was not tracked ({reason}).")
 
 
 def duration(seconds: float) -> str:

@@ -228,7 +228,8 @@ def _grid(
 ) -> None:  # fmt: skip
     from restore_vlm.bench import Board, Local, Ray, Shelf, Store, make_plan, run_grid
     from restore_vlm.bench.trackers import Tracking
-    from restore_vlm.terminal import err
+    from restore_vlm.cli.grid_bars import GridBars
+    from restore_vlm.terminal import bars, err
 
     engine, address, workers, threads = place
     if engine is EngineName.local and address:
@@ -242,7 +243,8 @@ def _grid(
         return
     tracking = Tracking(track.value, store) if track else None
     chosen = Local(workers, threads) if engine is EngineName.local else Ray(address, threads)
-    failed = run_grid(plan, request, out, chosen, tracking)
+    with bars() as display:
+        failed = run_grid(plan, request, out, chosen, tracking, GridBars(display))
     _print(request.common(), Board(plan.cells, store), form)
     if failed:
         err.print(f"{len(failed)} of {len(plan.jobs)} runs failed; the same command tries them again.")

@@ -13,7 +13,7 @@ from restore_vlm.errors import UserError, unknown
 Paths = Annotated[
     list[Path], typer.Argument(help="The --out of restore-vlm bench, or runs of restore-vlm train.")
 ]
-Out = Annotated[Path, typer.Option(help="Folder for NAME.png, NAME.svg and NAME.csv.")]
+Out = Annotated[Path, typer.Option(help="Folder for NAME.png and NAME.csv.")]
 Only = Annotated[str | None, typer.Option(help="a,b,...: some of the figures; all that can be drawn.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the datasets, for the map of embeddings.")]
 Dataset = Annotated[str | None, typer.Option(help="Of the map of embeddings; the first by default.")]
@@ -37,14 +37,14 @@ def figures(
     drawn = 0
     for name in wanted:
         try:
-            drawing = registry.write(name, records, out, root, dataset, umap)
+            figure = registry.write(name, records, out, root, dataset, umap)
         except UserError as error:
             if only is not None:
                 raise
             err.print(f"[yellow]![/] {name} left out: {error}", highlight=False)
             continue
         drawn += 1
-        err.print(f"[bold]{out / name}.png[/]: {drawing.caption}", highlight=False)
+        err.print(f"[bold]{out / name}.png[/]: {figure.numbers.caption}", highlight=False)
     if not drawn:
         raise UserError("Nothing could be drawn from these runs; the reasons are above.")
 

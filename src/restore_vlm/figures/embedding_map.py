@@ -1,4 +1,4 @@
-"""F5: image and text features of base and novel classes, in two dimensions."""
+"""Image and text features of base and novel classes, in two dimensions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import numpy as np
 
 from restore_vlm.bench import Shelf
 from restore_vlm.classifier import Classifier
 from restore_vlm.errors import UserError, unknown
-from restore_vlm.figures.drawing import COLOURS, MARKERS, Drawing, canvas
+from restore_vlm.figures.figure import Numbers, Panel, Rows, rows_chart
 from restore_vlm.figures.numbers import HALVES, ZERO, halves
 from restore_vlm.figures.records import Record
+from restore_vlm.figures.style import COLOURS, SHAPES, tip
 from restore_vlm.measure import Probe
 from restore_vlm.measure.shift import embeddings
 
@@ -22,6 +24,9 @@ METHODS = ("clip", "coop", "restore")
 CLASSES, IMAGES = 4, 15
 """Of each half, and images of each class, at most."""
 PERPLEXITY = 15
+STAR = (
+    "M0,-1.2L0.28,-0.39L1.14,-0.37L0.46,0.15L0.71,0.97L0,0.48L-0.71,0.97L-0.46,0.15L-1.14,-0.37L-0.28,-0.39Z"
+)
 
 
 def embedding_map(
@@ -30,38 +35,74 @@ def embedding_map(
     dataset: str | None = None,
     umap: bool = False,
     methods: Sequence[str] = METHODS,
-) -> Drawing:
+) -> Numbers:
     """t-SNE (or UMAP) of images and classes of one dataset together, the same settings for every method.
 
     Args:
-        records: With the methods' run folders.
-        root: Where the datasets are.
-        dataset: Which; None is the first that all methods learned.
-        umap: UMAP in place of t-SNE.
+        records: Those of the methods, with their run folders.
+        root: The folder of the datasets.
+        dataset: The name of one; None is the first that all methods learned.
+        umap: Whether to use UMAP in place of t-SNE.
         methods: One panel each.
 
     Raises:
         UserError: If a method is not there, there are fewer images than t-SNE's perplexity, or UMAP is
             not installed.
     """
-    mine = halves(records)
-    runs = _runs(mine, methods, dataset)
+    runs = _runs(halves(records), methods, dataset)
     images, classes, names = _features(runs, root)
-    figure = canvas(3.6 * len(runs), 3.9)
-    rows: list[dict[str, Any]] = []
-    for axes, (method, run) in zip(np.atleast_1d(figure.subplots(1, len(runs))), runs.items(), strict=True):
+    rows: Rows = []
+    for method, run in runs.items():
         places = _project(np.concatenate([images[method], classes[method]]), umap)
-        _scatter(axes, places, names)
-        axes.set_title(f"{method}: {run.accuracy:.0f} % on base")
-        rows += _rows(method, places, names)
-    _legend(figure, names)
+        rows += [{**row, "accuracy": run.accuracy} for row in _rows(method, places, names)]
     how = "UMAP" if umap else f"t-SNE, perplexity {PERPLEXITY}"
     one = next(iter(runs.values()))
     each = len(images[one.method]) // len(names)
     caption = (
         f"{how}, of {one.dataset}, runs of seed {one.seed}: {each} test images of each class; stars: text."
     )
-    return Drawing(figure, rows, caption)
+    return Numbers(rows, caption)
+
+
+def embedding_map_panels(rows: Rows, summary: Rows) -> list[Panel]:
+    """A map of each method: filled is base, open is novel; a star is the text of the class of its colour."""
+    half_of = {row["class"]: row["half"] for row in rows}
+    order = [name for half in HALVES for name in half_of if half_of[name] == half]
+    within = [[name for name in order if half_of[name] == half_of[one]].index(one) for one in order]
+    labels = [f"{name.replace('_', ' ')} ({half_of[name]})" for name in order]
+    colours = [COLOURS[1 + i % (len(COLOURS) - 1)] for i in within]
+    fills = ["transparent" if half_of[n] == "novel" else c for n, c in zip(order, colours, strict=True)]
+    shapes = [SHAPES[i % len(SHAPES)] for i in within]
+    named = dict(zip(order, labels, strict=True))
+    span = alt.Scale(zero=False, nice=False, padding=14)
+    hidden = alt.Axis(labels=False, ticks=False, grid=False)
+
+    def scaled(kind: Any, values: Sequence[str]) -> Any:
+        return kind("label:N", title=None, sort=labels, scale=alt.Scale(domain=labels, range=list(values)),
+                    legend=alt.Legend(columns=4, orient="bottom", symbolSize=70))  # fmt: skip
+
+    base = rows_chart().encode(
+        x=alt.X("x:Q", title=None, axis=hidden, scale=span),
+        y=alt.Y("y:Q", title=None, axis=hidden, scale=span),
+        stroke=scaled(alt.Stroke, colours),
+        fill=scaled(alt.Fill, fills),
+        tooltip=[tip("class:N"), tip("half:N"), tip("kind:N")],
+    )
+    images = (
+        base.transform_filter("datum.kind == 'image'")
+        .mark_point(size=45, opacity=1, strokeWidth=1.2)
+        .encode(shape=scaled(alt.Shape, shapes))
+    )
+    text = base.transform_filter("datum.kind == 'text'").mark_point(
+        shape=STAR, size=190, opacity=1, strokeWidth=1.6
+    )
+    note = ("stars: text of the class of that colour",)
+    return [
+        Panel(f"{method}: {own[0]['accuracy']:.0f} % on base", images + text,
+              [{**row, "label": named[row["class"]]} for row in own], note, 330, 330)
+        for method in dict.fromkeys(row["method"] for row in rows)
+        if (own := [row for row in rows if row["method"] == method])
+    ]  # fmt: skip
 
 
 def _rows(method: str, places: np.ndarray, names: dict[str, str]) -> list[dict[str, Any]]:
@@ -127,31 +168,3 @@ def _project(features: np.ndarray, umap: bool) -> np.ndarray:
     if len(features) <= PERPLEXITY:
         raise UserError(f"{len(features)} points are too few for t-SNE's perplexity of {PERPLEXITY}.")
     return TSNE(metric="cosine", perplexity=PERPLEXITY, init="random", random_state=0).fit_transform(features)
-
-
-def _scatter(axes: Any, places: np.ndarray, names: dict[str, str]) -> None:
-    """Images class by class, then the classes; filled is base, open is novel."""
-    each = len(places) // len(names) - 1
-    for i, (name, half) in enumerate(names.items()):
-        j = list(names.values())[:i].count(half)
-        colour, novel = COLOURS[j], half == "novel"
-        axes.scatter(*places[i * each : (i + 1) * each].T, s=16, marker=MARKERS[j],
-                     facecolors="none" if novel else colour, edgecolors=colour, linewidths=0.9,
-                     label=f"{name.replace('_', ' ')} ({half})")  # fmt: skip
-        x, y = places[len(names) * each + i]
-        axes.scatter(x, y, s=110, marker="*", facecolors="white" if novel else colour,
-                     edgecolors=colour if novel else "black", linewidths=1.2 if novel else 0.8)  # fmt: skip
-    axes.set_xticks([])
-    axes.set_yticks([])
-
-
-def _legend(figure: Any, names: dict[str, str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    star = Line2D([], [], ls="", marker="*", ms=10, mfc="white", mec="black")
-    columns = -(-len(names) // 2) + 1
-    figure.legend(
-        [*handles, star], [*labels, "text of the class of that colour"],
-        loc="outside lower center", ncols=columns, fontsize=8,
-    )  # fmt: skip

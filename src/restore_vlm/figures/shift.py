@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from itertools import zip_longest
 from math import isnan
 from statistics import mean
 from typing import Any
 
-import numpy as np
+import altair as alt
 
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation.statistics import Estimate, spearman
-from restore_vlm.figures.drawing import COLOURS, HATCHES, Drawing, bars_text, canvas, look
+from restore_vlm.figures.accuracy import bars_text, ends
+from restore_vlm.figures.figure import Numbers, Panel, Rows, rows_chart
 from restore_vlm.figures.numbers import (
     HALVES,
     NO_SHIFT,
@@ -26,6 +26,7 @@ from restore_vlm.figures.numbers import (
 )
 from restore_vlm.figures.records import Record
 from restore_vlm.figures.runs import Run, runs_of, zero_shot
+from restore_vlm.figures.style import PART_COLOURS, SOFT, TOWER_COLOURS, SeriesStyle, grouped_bars, tip
 
 TOWERS = ("text", "image")
 GAINING = "above zero-shot on base"
@@ -138,123 +139,161 @@ def _grouped(points: Points, key: str) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def discrepancy_gain(records: Iterable[Record]) -> Drawing:
-    """F3: discrepancy of feature shift against gain over zero-shot, on base and novel classes."""
+def discrepancy_gain(records: Iterable[Record]) -> Numbers:
+    """Discrepancy of feature shift against gain over zero-shot, on base and novel classes."""
     records = list(records)
-    rows = gain_points(runs_of(records))
+    points = gain_points(runs_of(records))
     still = [m for m, moving in moves(with_shift(halves(records))).items() if not moving and m != ZERO]
     left_out = f" Left out, as neither tower moves: {', '.join(still)}." if still else ""
-    return discrepancy_gain_of(rows, left_out)
+    return discrepancy_gain_of(points, left_out)
 
 
-def discrepancy_gain_of(rows: Points, left_out: str = "") -> Drawing:
-    """F3 of the points of :func:`gain_points`."""
-    summary = correlations(rows)
-    figure = canvas(10, 4.4)
-    panels = figure.subplots(1, 2, sharex=True)
-    for axes, half in zip(panels, HALVES, strict=True):
-        for i, (method, points) in enumerate(_grouped(rows, "method").items()):
-            places = [(p["discrepancy"], p["gain"]) for p in points if p["half"] == half]
-            x, y = zip(*places, strict=True) if places else ((), ())
-            axes.scatter(x, y, s=22, lw=0.9, label=method, **look(i))
-        axes.axhline(0, color="black", lw=0.8)
-        axes.set_xscale("log")
-        axes.set(xlabel="inter-modal discrepancy of feature shift", ylabel="gain over zero-shot, points")
-        axes.set_title(f"{half} classes\n{_correlation_text(summary, half)}")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+def discrepancy_gain_of(points: Points, left_out: str = "") -> Numbers:
+    """The same of the points of :func:`gain_points`."""
     caption = (
         "One point per method, dataset and seed; Spearman's 95 % interval by redrawing methods and datasets; "
         "discrepancy-gain-summary.csv has others."
     )
-    return Drawing(figure, list(rows), f"{caption}{left_out}", summary)
+    return Numbers(list(points), f"{caption}{left_out}", correlations(points))
 
 
-def _correlation_text(summary: Points, half: str) -> str:
-    shown = {"all points": "all", f"methods {GAINING}": GAINING}
-    texts = []
-    for row in summary:
-        if row["half"] == half and row["points"] in shown:
-            text = Estimate(row["value"], row["low"], row["high"]).text
-            texts.append(f"Spearman, {shown[row['points']]}: {text}")
-    return "\n".join(texts)
+def discrepancy_gain_panels(rows: Rows, summary: Rows, style: SeriesStyle | None = None) -> list[Panel]:
+    """A scatter of each half, with the correlations that the summary has of it."""
+    style = style or SeriesStyle(row["method"] for row in rows)
+    x = [row["discrepancy"] for row in rows if row["discrepancy"] > 0]
+    span = alt.Scale(type="log", domain=[min(x) / 1.3, max(x) * 1.3], nice=False)
+    decades = alt.Axis(format="~g", values=[10.0**i for i in range(-9, 7)])
+    points = (
+        rows_chart()
+        .transform_filter("datum.discrepancy > 0")
+        .mark_point(filled=True, size=60, opacity=0.9)
+        .encode(
+            x=alt.X("discrepancy:Q", title="inter-modal discrepancy of feature shift, sum over blocks",
+                    scale=span, axis=decades),
+            y=alt.Y("gain:Q", title="gain over zero-shot, points", scale=alt.Scale(nice=False, padding=12)),
+            color=style.colour,
+            shape=style.shape,
+            tooltip=[tip("method:N"), tip("dataset:N"), tip("seed:Q"), tip("discrepancy:Q", ".3~g"),
+                     tip("gain:Q", "+.2f")],
+        )
+    )  # fmt: skip
+    zero = (
+        alt.Chart(alt.Data(values=[{"gain": 0}])).mark_rule(color=SOFT, strokeDash=[4, 4]).encode(y="gain:Q")
+    )
+    return [
+        Panel(f"Discrepancy against gain, {half} classes", zero + points,
+              [row for row in rows if row["half"] == half], _correlation_text(summary, half), 380, 330)
+        for half in HALVES
+        if any(r["half"] == half for r in rows)
+    ]  # fmt: skip
 
 
-def shift_accuracy(records: Iterable[Record]) -> Drawing:
-    """F4: shift of each tower, and accuracy on both halves, of the single-tower and two-tower prompts."""
+def _correlation_text(summary: Points, half: str) -> tuple[str, ...]:
+    shown = {"all points": "all points", f"methods {GAINING}": f"methods {GAINING}"}
+    return tuple(
+        f"Spearman, {shown[row['points']]}: {Estimate(row['value'], row['low'], row['high']).text}"
+        for row in summary
+        if row["half"] == half and row["points"] in shown
+    )
+
+
+def shift_accuracy(records: Iterable[Record]) -> Numbers:
+    """Shift of each tower, and accuracy on both halves, of the single-tower and two-tower prompts."""
     mine = with_shift(halves(records))
     methods = [m for m in TOWER_METHODS if any(r.method == m for r in mine)]
     if not methods:
         raise UserError(f"None of {', '.join(TOWER_METHODS)} is among the runs; add one.")
-    figure = canvas(8.5, 3.4)
-    left, right = figure.subplots(1, 2)
     rows, seeds = [], 1
-    for place, method in enumerate(methods):
+    for method in methods:
         own = [r for r in mine if r.method == method]
         row: dict[str, Any] = {"method": method}
-        for i, tower in enumerate(TOWERS):
+        for tower in TOWERS:
             s = over_seeds([r for r in own if r.part == "base"], partial(tower_shift, tower=tower))
             seeds = max(seeds, s.seeds)
-            _bar(left, place + (i - 0.5) * 0.38, s, i, tower if not place else None)
             row |= {f"shift_{tower}": s.mean, f"shift_{tower}_std": s.std}
-        for i, half in enumerate(HALVES):
+        for half in HALVES:
             s = over_seeds([r for r in own if r.part == half], lambda r: r.accuracy)
-            _bar(right, place + (i - 0.5) * 0.38, s, i, half if not place else None, "%.1f")
             row |= {f"accuracy_{half}": s.mean, f"accuracy_{half}_std": s.std}
         rows.append(row)
-    for axes, label in ((left, "relative shift, mean over blocks"), (right, "accuracy, %")):
-        axes.set_xticks(range(len(methods)), methods)
-        axes.set_ylabel(label)
-        axes.margins(y=0.18)
-        axes.legend(ncols=2, loc="upper left")
     mine = [r for r in mine if r.method in methods]
     missing = [m for m in TOWER_METHODS if m not in methods]
     lacking = f" Not among the runs: {', '.join(missing)}." if missing else ""
-    return Drawing(figure, rows, f"Average over datasets; {bars_text(seeds)}.{uneven(mine)}{lacking}")
+    return Numbers(rows, f"Average over datasets; {bars_text(seeds)}.{uneven(mine)}{lacking}")
 
 
-def _bar(axes: Any, x: float, s: Any, i: int, label: str | None, form: str = "%.2f") -> None:
-    bar = axes.bar(
-        x, s.mean, 0.36, yerr=s.std, color=COLOURS[i], hatch=HATCHES[i], edgecolor="white", capsize=2,
-        ecolor="#333333", label=label,
-    )  # fmt: skip
-    axes.bar_label(bar, fmt=form, fontsize=7, padding=2)
+def shift_accuracy_panels(rows: Rows, summary: Rows) -> list[Panel]:
+    """Bars of the towers' shift beside bars of accuracy."""
+    halves_colours = {half: PART_COLOURS[half] for half in HALVES}
+    return [
+        _bars("Shift of each tower", rows, "shift", "tower", TOWER_COLOURS,
+              "relative shift, mean over blocks", ".2f"),
+        _bars("Accuracy", rows, "accuracy", "half", halves_colours, "accuracy, %", ".1f"),
+    ]  # fmt: skip
 
 
-def shift_blocks(records: Iterable[Record]) -> Drawing:
-    """Shift per block and tower of every method, as a heat map."""
+def _bars(
+    title: str, rows: Rows, value: str, group: str, colours: dict[str, str], y: str, form: str
+) -> Panel:
+    drawn = [
+        {k: v for k, v in row.items() if not k.startswith(("shift_", "accuracy_"))}
+        | {group: name, "value": row[f"{value}_{name}"]}
+        | ends(row[f"{value}_{name}"], row[f"{value}_{name}_std"])
+        for row in rows
+        for name in colours
+    ]
+    return Panel(
+        title, grouped_bars(rows_chart(), drawn, "method", group, colours, y, form), drawn, width=380
+    )
+
+
+def shift_blocks(records: Iterable[Record]) -> Numbers:
+    """Shift per block and tower of every method on base classes."""
     mine = [r for r in with_shift(halves(records)) if r.part == "base"]
     moving = moves(mine)
-    methods = [m for m in moving if moving[m]]
-    if not methods:
+    if not any(moving.values()):
         raise UserError(
             "No method that moves a tower is tested on base classes, from which blocks are drawn."
         )
-    found = {t: [_blocks([r for r in mine if r.method == m], t) for m in methods] for t in TOWERS}
-    figure = canvas(10, 1.2 + 0.27 * len(methods))
-    panels = figure.subplots(1, 2, sharey=True)
-    top = max(v for rows in found.values() for row in rows for v in row)
-    for axes, tower in zip(panels, TOWERS, strict=True):
-        grid = np.array(list(zip_longest(*found[tower], fillvalue=np.nan))).T
-        image = axes.imshow(grid, cmap="cividis", vmin=0, vmax=top, aspect="auto")
-        for (i, j), value in np.ndenumerate(grid):
-            colour = "white" if value < 0.55 * top else "black"
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=6.5)
-        axes.set_xticks(range(grid.shape[1]), range(1, grid.shape[1] + 1))
-        axes.set_yticks(range(len(methods)), methods)
-        axes.set(xlabel="block", title=f"{tower} tower")
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-    figure.colorbar(image, ax=panels, label="relative shift", shrink=0.9)
-    rows = [
-        {"method": m, "tower": t, "block": b, "shift": value}
-        for t in TOWERS
-        for m, values in zip(methods, found[t], strict=True)
-        for b, value in enumerate(values, start=1)
-    ]
     still = ", ".join(m for m in moving if not moving[m])
-    left_out = f" No block moves of {still}." if still else ""
-    return Drawing(figure, rows, f"Mean over test images or classes, datasets and seeds.{left_out}")
+    numbers = shift_blocks_of({m: [r for r in mine if r.method == m] for m in moving if moving[m]})
+    return Numbers(numbers.rows, numbers.caption + (f" No block moves of {still}." if still else ""))
+
+
+def shift_blocks_of(groups: Mapping[str, Sequence[Record]]) -> Numbers:
+    """The same of any groups of records whose shift was measured."""
+    rows = [
+        {"method": name, "tower": tower, "block": block, "shift": value}
+        for tower in TOWERS
+        for name, own in groups.items()
+        for block, value in enumerate(_blocks(own, tower), start=1)
+    ]
+    return Numbers(rows, "Mean over test images or classes, datasets and seeds.")
+
+
+def shift_blocks_panels(rows: Rows, summary: Rows) -> list[Panel]:
+    """A heat map of each tower on the same scale."""
+    order = list(dict.fromkeys(row["method"] for row in rows))
+    top = max(row["shift"] for row in rows)
+    base = rows_chart().encode(
+        x=alt.X("block:O", title="block", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("method:N", title=None, sort=order),
+    )
+    colour = alt.Color(
+        "shift:Q", title="relative shift", scale=alt.Scale(scheme="cividis", domain=[0, top or 1]),
+        legend=alt.Legend(orient="bottom", direction="horizontal", gradientLength=200),
+    )  # fmt: skip
+    tips = [tip("method:N"), tip("block:O"), tip("shift:Q", ".4~g")]
+    text = base.mark_text(fontSize=9).encode(
+        text=alt.Text("shift:Q", format=".2f"),
+        color=alt.condition(f"datum.shift < {0.55 * top}", alt.value("white"), alt.value("black")),
+        tooltip=tips,
+    )
+    heat = base.mark_rect().encode(color=colour, tooltip=tips)
+    return [
+        Panel(f"Shift by block, {tower} tower", heat + text, [r for r in rows if r["tower"] == tower],
+              width=alt.Step(40), height=alt.Step(20))
+        for tower in dict.fromkeys(row["tower"] for row in rows)
+    ]  # fmt: skip
 
 
 def _blocks(records: Sequence[Record], tower: str) -> list[float]:

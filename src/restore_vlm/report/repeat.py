@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from restore_vlm.figures.records import Record
-from restore_vlm.report.entries import TRANSFER
+from restore_vlm.report.labels import TRANSFER
 from restore_vlm.training import RunFolder
 
 

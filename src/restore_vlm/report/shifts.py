@@ -1,56 +1,66 @@
-"""Charts of feature shift: by block, while training, against gain over zero-shot."""
+"""Figures of feature shift: by block, while training, against gain over zero-shot."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import zip_longest
 from statistics import mean
 from typing import Any
 
 import altair as alt
 
 from restore_vlm.errors import UserError
-from restore_vlm.figures.numbers import HALVES
+from restore_vlm.figures.figure import Figure, Numbers, Rows, rows_chart
 from restore_vlm.figures.records import Record
-from restore_vlm.figures.runs import runs_of
-from restore_vlm.figures.shift import correlation, gain_points, tower_shift
-from restore_vlm.report.entries import Entry
+from restore_vlm.figures.shift import (
+    TOWERS,
+    discrepancy_gain,
+    discrepancy_gain_panels,
+    shift_accuracy,
+    shift_blocks_of,
+    tower_shift,
+)
+from restore_vlm.figures.style import SeriesStyle, tip
+from restore_vlm.report.labels import LabelledRecord
 from restore_vlm.report.learning import shift_while_training
-from restore_vlm.report.tables import measure_sheet
-from restore_vlm.report.vega import Chart, Look, Rows, Section, named, tip
-
-BLOCKS = {
-    "text": ("Shift by block, text tower", "relative shift", "At the end-of-text token, mean over classes."),
-    "image": ("Shift by block, image tower", "relative shift", "At the class token, mean over images."),
-    "discrepancy": ("Discrepancy by block", "discrepancy", "(text - image shift)², what L_fs keeps small."),
-}
+from restore_vlm.report.section import Section, by_choice, one_panel
+from restore_vlm.report.tables import HtmlTable, measure_table
 
 
-def shifts(found: Sequence[Entry], records: Sequence[Record], look: Look) -> Section:
-    """Everything about feature shift that was measured."""
-    section = Section("shift", "Feature shift")
-    section.rows["training-shift"], section.charts = shift_while_training(found, look)
-    measured = [e for e in found if e.record.shift and _moves(e.record)]
+def shifts(found: Sequence[LabelledRecord], records: Sequence[Record], style: SeriesStyle) -> Section:
+    """Everything about feature shift that was measured.
+
+    Args:
+        found: What the page is about.
+        records: All that was read, variants of methods as well.
+        style: Of the series.
+    """
+    section = Section("shift", "Feature shift", shift_while_training(found, style))
+    measured = [r for r in found if r.shift and _moves(r)]
     if not measured:
         section.notes.append(
             "Not measured by block. For runs: restore-vlm shift RUN --data DATA with the --classes of their "
             "tests; grids measure it themselves."
-            if not any(e.record.shift for e in found)
+            if not any(r.shift for r in found)
             else "Nothing moved: the embeddings are those of the frozen model."
         )
         return section
     section.notes.append(
         "Relative feature shift is ||tuned - frozen|| / ||frozen|| of the embeddings, 0 where nothing moved."
     )
-    rows = section.rows["blocks"] = _block_rows(measured)
-    section.charts += [_blocks(key, look) for key in BLOCKS if any(key in row for row in rows)]
-    if not all(e.record.shows_blocks for e in measured):
+    if any(r.shift[tower] for r in measured if r.shift for tower in TOWERS):
+        section.figures.append(by_choice("shift-blocks", measured, _blocks, by_scope=True))
+    if any(r.shift["discrepancy"] for r in measured if r.shift):
+        section.figures.append(_discrepancy(measured, style))
+    if not all(r.shows_blocks for r in measured):
         section.notes.append("A tower that shows no blocks is measured at its final features alone.")
     with suppress(UserError):
-        section.rows["gain"], chart = _gain(records, look)
-        section.charts.append(chart)
-    section.sheets = [_sheet(measured)]
+        section.figures.append(by_choice("shift-accuracy", found, shift_accuracy))
+    with suppress(UserError):
+        numbers = discrepancy_gain(records)
+        panels = discrepancy_gain_panels(numbers.rows, numbers.summary, style.on("method"))
+        section.figures.append(Figure("discrepancy-gain", numbers, panels))
+    section.tables = [_table(measured)]
     return section
 
 
@@ -65,81 +75,38 @@ def _over_blocks(record: Record, tower: str) -> float | None:
     return tower_shift(record, tower) if record.shift and record.shift[tower] else None
 
 
-def _block_rows(found: Sequence[Entry]) -> Rows:
-    """Mean over seeds of both towers' relative shift and their discrepancy."""
-    sums: dict[tuple[str, str, str, int], dict[str, list[float]]] = {}
-    for e in found:
-        shift: dict[str, Any] = e.record.shift or {}
-        towers = [[b["relative"]["mean"] for b in shift[tower]] for tower in ("text", "image")]
-        for block, values in enumerate(zip_longest(*towers, shift["discrepancy"]), start=1):
-            row = sums.setdefault((e.series, e.record.dataset, e.scope, block), {})
-            for key, value in zip(BLOCKS, values, strict=True):
-                if value is not None:
-                    row.setdefault(key, []).append(value)
-    return [
-        {"series": series, "dataset": dataset, "scope": scope, "block": block}
-        | {key: mean(values) for key, values in row.items()}
-        for (series, dataset, scope, block), row in sums.items()
+def _blocks(records: Sequence[LabelledRecord]) -> Numbers:
+    groups: dict[str, list[Record]] = {}
+    for r in records:
+        groups.setdefault(r.series, []).append(r)
+    return shift_blocks_of(groups)
+
+
+def _discrepancy(found: Sequence[LabelledRecord], style: SeriesStyle) -> Figure:
+    """The discrepancy of the towers by block, mean over seeds."""
+    groups: dict[tuple[str, str, str, int], list[float]] = {}
+    for r in found:
+        assert r.shift is not None
+        for block, value in enumerate(r.shift["discrepancy"], start=1):
+            groups.setdefault((r.series, r.dataset, r.scope, block), []).append(value)
+    rows: Rows = [
+        {"series": series, "dataset": dataset, "scope": scope, "block": block, "discrepancy": mean(values)}
+        for (series, dataset, scope, block), values in groups.items()
     ]
-
-
-def _blocks(key: str, look: Look) -> Chart:
-    title, label, text = BLOCKS[key]
     base = (
-        named("blocks")
-        .transform_filter(f"{look.chosen()} && isValid(datum.{key})")
-        .transform_aggregate(value=f"mean({key})", groupby=["series", "block"])
+        rows_chart()
+        .transform_aggregate(discrepancy="mean(discrepancy)", groupby=["series", "block"])
         .encode(
             x=alt.X("block:Q", title="block", axis=alt.Axis(tickMinStep=1)),
-            y=alt.Y("value:Q", title=label),
-            tooltip=[tip("series:N"), tip("block:Q"), tip("value:Q", ".4~g", label)],
+            y=alt.Y("discrepancy:Q", title="discrepancy"),
+            tooltip=[tip("series:N"), tip("block:Q"), tip("discrepancy:Q", ".4~g")],
         )
     )
-    return look.finish(title, f"{text} Mean over the chosen datasets and all seeds.", look.lines(base))
+    caption = "(text - image shift)², what L_fs keeps small. Mean over the chosen datasets and all seeds."
+    return one_panel("Discrepancy by block", caption, style.lines(base), rows)
 
 
-def _gain(records: Sequence[Record], look: Look) -> tuple[Rows, Chart]:
-    """A point per method, dataset, seed and half.
-
-    Raises:
-        UserError: Without zero-shot among the records, or with the same run twice.
-    """
-    points = [p for p in gain_points(runs_of(records)) if p["discrepancy"] > 0]
-    rows = [
-        {"series": p["method"], "dataset": p["dataset"], "scope": f"{p['half']} classes", "seed": p["seed"],
-         "discrepancy": p["discrepancy"], "gain": p["gain"]}
-        for p in points
-    ]  # fmt: skip
-    lively = "indexof(shown, datum.series) >= 0"
-    points_chart = (
-        named("gain")
-        .transform_filter("(dataset == '' || datum.dataset == dataset) && datum.scope == scope")
-        .transform_calculate(chosen=lively)
-        .mark_point(filled=True, size=60)
-        .encode(
-            x=alt.X("discrepancy:Q", title="discrepancy, sum over blocks", scale=alt.Scale(type="log"),
-                    axis=alt.Axis(format="~g", tickCount=5)),
-            y=alt.Y("gain:Q", title="gain over zero-shot, points"),
-            color=look.colour,
-            shape=look.shape,
-            opacity=alt.condition("datum.chosen", alt.value(0.9), alt.value(0.12)),
-            tooltip=[tip("series:N", title="method"), tip("dataset:N"), tip("seed:Q"),
-                     tip("discrepancy:Q", ".3~g"), tip("gain:Q", "+.2f")],
-        )
-    )  # fmt: skip
-    level = alt.Chart(alt.Data(values=[{"gain": 0}])).mark_rule(color="var(--soft)", strokeDash=[4, 4])
-    by_half = {half: [p for p in points if p["half"] == half] for half in HALVES}
-    found = "; ".join(f"{half} {correlation(own).text}" for half, own in by_half.items() if len(own) > 2)
-    text = "A point per dataset and seed; methods that are not chosen are faint." + (
-        f" Spearman's correlation over all points, 95 % interval by redrawing methods and datasets: {found}."
-        if found
-        else ""
-    )
-    whole = alt.layer(level.encode(y="gain:Q"), points_chart)
-    return rows, look.finish("Discrepancy against gain over zero-shot", text, whole, height=300)
-
-
-def _sheet(found: Sequence[Entry]) -> Any:
+def _table(found: Sequence[LabelledRecord]) -> HtmlTable:
     def of(*path: str) -> Any:
         def value(record: Record) -> float | None:
             here: Any = record.shift
@@ -149,7 +116,7 @@ def _sheet(found: Sequence[Entry]) -> Any:
 
         return value
 
-    sheet = measure_sheet(
+    numbers = measure_table(
         "Feature shift",
         found,
         [
@@ -164,8 +131,8 @@ def _sheet(found: Sequence[Entry]) -> Any:
             ("modality gap, tuned", of("after", "gap"), 3),
         ],
     )
-    sheet.notes.append(
+    numbers.notes.append(
         "Matching cosine: mean over images of that to their own class. Modality gap: distance between the "
         "mean image feature and the mean class feature."
     )
-    return sheet
+    return numbers

@@ -34,24 +34,27 @@ theme.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" 
 showTheme();
 
 const packed = read("rows"), specs = read("specs"), views = [];
-const tables = Object.fromEntries(Object.entries(packed).map(([name, { columns, rows }]) =>
+const unpacked = Object.fromEntries(Object.entries(packed).map(([name, { columns, rows }]) =>
   [name, rows.map((row) => Object.fromEntries(columns.map((c, i) => [c, row[i]]).filter(([, v]) => v !== null)))]));
 const controls = document.getElementById("controls"), boxes = all("[name=series]", controls);
-const chosen = () => ({
-  shown: boxes.filter((box) => box.checked).map((box) => box.value),
-  dataset: controls.elements.dataset.value,
-  scope: controls.elements.scope.value,
-});
 const count = () => {
-  document.getElementById("count").textContent = `${chosen().shown.length} of ${boxes.length}`;
+  document.getElementById("count").textContent = `${boxes.filter((box) => box.checked).length} of ${boxes.length}`;
 };
+function chosen(name) {
+  const hidden = new Set(boxes.filter((box) => !box.checked).map((box) => box.value));
+  const dataset = controls.elements.dataset.value, scope = controls.elements.scope.value;
+  const datasets = new Set(unpacked[name].map((row) => row.dataset));
+  const choices = new Set(unpacked[name].map((row) => row.choice));
+  return unpacked[name].filter((row) =>
+    !hidden.has(row.series ?? row.method)
+    && (row.scope === undefined || row.scope === scope)
+    && (row.dataset === undefined || !datasets.has(dataset) || row.dataset === dataset)
+    && (row.choice === undefined || row.choice === (choices.has(dataset) ? dataset : ""))
+  ).map((row) => ({ ...row }));
+}
 async function redraw() {
   count();
-  const values = Object.entries(chosen());
-  await Promise.all(views.map((view) => {
-    values.forEach(([name, value]) => view.signal(name, value));
-    return view.runAsync();
-  }));
+  await Promise.all(views.map(({ view, rows }) => view.data("rows", chosen(rows)).runAsync()));
 }
 controls.addEventListener("change", redraw);
 controls.addEventListener("submit", (event) => event.preventDefault());
@@ -66,8 +69,8 @@ if (matchMedia("(max-width: 60rem)").matches) document.getElementById("series").
 const options = { actions: false, renderer: "svg", loader: { load: () => Promise.reject(new Error("offline")) } };
 async function draw(place) {
   const { spec, rows } = specs[Number(place.dataset.chart)];
-  const own = Object.fromEntries(rows.map((name) => [name, tables[name] || []]));
-  const { view } = await vegaEmbed(place, { ...spec, datasets: { ...spec.datasets, ...own } }, options);
-  views.push(view);
+  const { view } = await vegaEmbed(place, { ...spec, datasets: { ...spec.datasets, rows: chosen(rows) } }, options);
+  views.push({ view, rows });
 }
-window.ready = Promise.all(all("[data-chart]").map(draw)).then(redraw);
+count();
+window.ready = Promise.all(all("[data-chart]").map(draw));
