@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from restore_vlm.figures.runs import Run
-
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation.statistics import LEVEL, Estimate, Scores, difference, harmonic_mean, holm
 from restore_vlm.figures.accuracy import METHOD
+from restore_vlm.figures.runs import Run
 from restore_vlm.figures.shift import correlation, gain_points, gaining
 
 HOLDS, CONTRADICTED, UNDECIDED = "holds", "contradicted", "undecided"

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
-from restore_vlm.figures.runs import FILE, read_runs, runs_of, write_runs
 
 from restore_vlm.bench import Store
 from restore_vlm.figures.drawing import STYLE, csv_text, save
 from restore_vlm.figures.records import read_records
 from restore_vlm.figures.registry import NAMES, write
+from restore_vlm.figures.runs import FILE, read_runs, runs_of, write_runs
 from restore_vlm.figures.shift import discrepancy_gain_of, gain_points
 from restore_vlm.method import methods
 from restore_vlm.runtime.files import read_text, write_atomic

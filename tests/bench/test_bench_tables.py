@@ -8,39 +8,39 @@ from statistics import stdev
 import pytest
 
 from bench.bench_makers import request, stored
-from restore_vlm.bench import Board, Store, compare, render, tables
+from restore_vlm.bench import Results, Store, compare, render, tables
 from restore_vlm.bench.compare import show
-from restore_vlm.bench.plan import Cell
-from restore_vlm.bench.tables import published
+from restore_vlm.bench.plan import ResultKey
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation import harmonic_mean
+from restore_vlm.evaluation.protocols.base_to_novel import PUBLISHED
 from restore_vlm.training import write_json
 
 
-def board(tmp_path: Path, protocol: str, rows: list[tuple]) -> Board:
+def results_of(tmp_path: Path, protocol: str, rows: list[tuple]) -> Results:
     """Rows: method, source, dataset, part, shots, seed, accuracy in % (None: missing, text: failed)."""
-    cells, store = [], Store(tmp_path)
+    keys, store = [], Store(tmp_path)
     for method, source, dataset, part, shots, seed, value in rows:
         run = f"{method}-{source}-{shots}-{0 if method == 'clip' else seed}"
-        cell = Cell(protocol, method, source, dataset, part, shots, seed, run, f"{dataset}-{part}")
-        cells.append(cell)
+        key = ResultKey(protocol, method, source, dataset, part, shots, seed, run, f"{dataset}-{part}")
+        keys.append(key)
         if isinstance(value, str):
             write_json(store.run(run).error, {"error": value})
         elif value is not None:
-            write_json(store.run(run).test(cell.test), stored(value / 100, dataset))
-    return Board(cells, store)
+            write_json(store.run(run).test(key.test), stored(value / 100, dataset))
+    return Results(keys, store)
 
 
-def halves(tmp_path: Path, values: dict[tuple[str, str, int], tuple], shots: int = 16) -> Board:
+def halves(tmp_path: Path, values: dict[tuple[str, str, int], tuple], shots: int = 16) -> Results:
     rows = [
         (method, dataset, dataset, part, shots, seed, value)
         for (method, dataset, seed), pair in values.items()
         for part, value in zip(("base", "novel"), pair, strict=True)
     ]
-    return board(tmp_path, "base-to-novel", rows)
+    return results_of(tmp_path, "base-to-novel", rows)
 
 
-COMMON = request().common() | {"settings": ()}
+COMMON = request().conditions() | {"settings": ()}
 TWO = {
     ("clip", "a", 1): (60.0, 70.0), ("clip", "a", 2): (60.0, 70.0),
     ("clip", "b", 1): (50.0, 50.0), ("clip", "b", 2): (50.0, 50.0),
@@ -103,19 +103,19 @@ def test_published_figures_are_marked_and_never_best(tmp_path: Path) -> None:
 
 
 def test_published_harmonic_means_are_those_of_their_parts() -> None:
-    assert len(published()["row"]) == 6
-    for row in published()["row"]:
-        assert row["hm"] == pytest.approx(harmonic_mean(row["base"], row["novel"]), abs=0.011)
+    assert len(PUBLISHED.rows) == 6
+    for _, _, (base, novel, hm) in PUBLISHED.rows:
+        assert hm == pytest.approx(harmonic_mean(base, novel), abs=0.011)
 
 
 def test_transfer_and_few_shot(tmp_path: Path) -> None:
     values = (("s", 80), ("x", 50), ("y", 60))
     rows = [("maple", "s", d, "all", 16, seed, v + seed) for d, v in values for seed in (1, 2)]
-    (table,) = tables(COMMON, board(tmp_path / "cross", "cross-dataset", rows))
+    (table,) = tables(COMMON, results_of(tmp_path / "cross", "cross-dataset", rows))
     assert table.columns == ["s", "x", "y", "average of targets"]
     assert [s.mean for s in table.rows[0].scores] == [81.5, 51.5, 61.5, 56.5]
     rows = [("maple", d, d, "all", k, 1, 50 + k) for d in "xy" for k in (16, 1)]
-    found = tables(COMMON, board(tmp_path / "few", "few-shot", rows))
+    found = tables(COMMON, results_of(tmp_path / "few", "few-shot", rows))
     assert [t.title for t in found] == ["few-shot, x", "few-shot, y", "few-shot, average over 2 datasets"]
     assert found[-1].columns == ["1 shot", "16 shots"]
     assert [s.mean for s in found[-1].rows[0].scores] == pytest.approx([51, 66])
@@ -161,7 +161,7 @@ def test_comparison_of_nothing(tmp_path: Path) -> None:
 
 def test_comparison_across_datasets_leaves_the_source_out(tmp_path: Path) -> None:
     rows = [(m, "s", d, "all", 16, 1, v) for m, v in (("clip", 50), ("maple", 51)) for d in ("s", "x")]
-    found = compare(board(tmp_path, "cross-dataset", rows), "maple", "clip")
+    found = compare(results_of(tmp_path, "cross-dataset", rows), "maple", "clip")
     assert found.pairs == {("s to x", 1): pytest.approx(1)}
     assert (found.estimate.low, found.estimate.p) == (None, None)
 
@@ -171,7 +171,7 @@ def test_comparison_takes_shots_of_one_dataset_as_one(tmp_path: Path) -> None:
         (m, d, d, "all", k, s, 50 + (m == "maple") * (k + s)) for m in ("clip", "maple") for d in "xy"
         for k in (1, 16) for s in (1, 2)
     ]  # fmt: skip
-    found = compare(board(tmp_path, "few-shot", rows), "maple", "clip")
+    found = compare(results_of(tmp_path, "few-shot", rows), "maple", "clip")
     assert found.pairs == pytest.approx({("x", 1): 9.5, ("x", 2): 10.5, ("y", 1): 9.5, ("y", 2): 10.5})
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from restore_vlm.figures.runs import runs_of
 from scipy import stats
 
 from bench.small_grid import METHODS
 from restore_vlm import UserError
 from restore_vlm.figures import Record, read_records
 from restore_vlm.figures.registry import MAP, NAMES, draw, write
+from restore_vlm.figures.runs import runs_of
 from restore_vlm.figures.shift import gain_points
 
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from restore_vlm.figures.runs import Run, runs_of
 from scipy import stats
 
 from restore_vlm.evaluation.statistics import Estimate, holm
 from restore_vlm.figures import Record, read_records
+from restore_vlm.figures.runs import Run, runs_of
 from studies.restore.claims import (
     AFTER,
     BEFORE,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from restore_vlm.bench import Shelf
+from restore_vlm.bench import DataRoot
 from restore_vlm.classifier import Classifier
 from restore_vlm.errors import UserError, unknown
 from restore_vlm.figures.drawing import COLOURS, MARKERS, Drawing, canvas
@@ -92,7 +92,7 @@ def _features(
     model_of = {m: Classifier.load(r.folder).model for m, r in runs.items() if r.folder}
     if not model_of:
         raise UserError(f"Only {ZERO} is among the runs; add a method that learns.")
-    one, shelf = next(iter(runs.values())), Shelf(root)
+    one, shelf = next(iter(runs.values())), DataRoot(root)
     anyone = next(iter(model_of.values()))
     groups, half_of = {}, {}
     for half in HALVES:
