@@ -1,9 +1,11 @@
 import csv
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from statistics import stdev
+from statistics import mean, stdev
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,8 @@ from restore_vlm.bench.compare import show
 from restore_vlm.bench.plan import ResultKey
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation import harmonic_mean
+from restore_vlm.evaluation.protocol import Column, EvalSet, Layout, Measure, Protocol, Term
+from restore_vlm.evaluation.protocols import PROTOCOLS
 from restore_vlm.evaluation.protocols.base_to_novel import PUBLISHED
 from restore_vlm.training import write_json
 
@@ -119,6 +123,51 @@ def test_transfer_and_few_shot(tmp_path: Path) -> None:
     assert [t.title for t in found] == ["few-shot, x", "few-shot, y", "few-shot, average over 2 datasets"]
     assert found[-1].columns == ["1 shot", "16 shots"]
     assert [s.mean for s in found[-1].rows[0].scores] == pytest.approx([51, 66])
+
+
+def test_what_seeds_do_not_change_has_no_spread_beside_what_they_do(tmp_path: Path) -> None:
+    """Zero-shot on a dataset with a split of its own, and on one whose test images a seed draws."""
+    keys, store = [], Store(tmp_path)
+    for seed, dataset, run in ((1, "a", "r"), (2, "a", "r"), (1, "b", "s"), (2, "b", "t")):
+        keys += [
+            ResultKey("base-to-novel", "clip", dataset, dataset, part, 16, seed, run, part)
+            for part in ("base", "novel")
+        ]
+        for part in ("base", "novel"):
+            write_json(store.run(run).test(part), stored(0.25 * "qrst".index(run), dataset))
+    one, other, both = tables(COMMON, Results(keys, store))
+    assert [s.std for s in one.rows[0].scores] == [None] * 3
+    assert [s.std for s in other.rows[0].scores] == pytest.approx([stdev([50, 75])] * 3)
+    assert [s.std for s in both.rows[0].scores] == pytest.approx([stdev([37.5, 50])] * 3)
+
+
+def test_a_further_protocol_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Base and novel classes in one list, each half's accuracy read from one test."""
+
+    def half(number: int, result: Mapping[str, Any]) -> float:
+        classes = list(result["per_class"].values())
+        middle = (len(classes) + 1) // 2
+        return 100 * mean((classes[:middle], classes[middle:])[number])
+
+    base, novel = (Term("all", partial(half, number)) for number in (0, 1))
+    hm = Measure("HM", (base, novel), harmonic_mean)
+    mine = Protocol(
+        "one-list", "", "base", ("all",), ("base_to_novel",),
+        Layout(("shots", "source"), (Column(Measure("base", (base,))), Column(hm)), average=True), (hm,),
+    )  # fmt: skip
+    monkeypatch.setitem(PROTOCOLS, mine.name, mine)
+    (trial,) = mine.trials(["a"], [1])
+    assert (trial.part, trial.tests) == ("base", (EvalSet("a"),))
+    rows = [(m, "a", "a", "all", 16, 1, 0.0) for m in ("clip", "maple")]
+    results = results_of(tmp_path, mine.name, rows)
+    for key, found in results.found.items():
+        assert found is not None
+        found["per_class"] = {"cat": 0.8, "dog": 0.6, "ant": 0.4 + 0.3 * (key.method == "maple")}
+    (table,) = tables(COMMON, results)
+    assert (table.title, table.columns) == ("one-list, a, 16 shots", ["base", "HM"])
+    assert [s.mean for s in table.rows[0].scores] == pytest.approx([70, harmonic_mean(70, 40)])
+    found = compare(results, "maple", "clip")
+    assert found.pairs == pytest.approx({("a", 1): 70 - harmonic_mean(70, 40)})
 
 
 def test_names_with_special_characters(tmp_path: Path) -> None:

@@ -40,17 +40,17 @@ class Score:
         return self.mean is not None and self.done == self.seeds
 
 
-def score(series: BySeed, seedless: bool = False) -> Score:
+def score(numbers: BySeed, seedless: bool = False) -> Score:
     """Mean and spread of what is done.
 
     >>> score({1: 60.0, 2: 62.0, 3: None})
     Score(mean=61.0, std=1.4142135623730951, done=2, seeds=3)
     """
-    values = [v for v in series.values() if v is not None]
+    values = [v for v in numbers.values() if v is not None]
     if not values:
-        return Score(None, None, 0, len(series))
+        return Score(None, None, 0, len(numbers))
     spread = stdev(values) if len(values) > 1 and not seedless else None
-    return Score(values[0] if seedless else mean(values), spread, len(values), len(series))
+    return Score(values[0] if seedless else mean(values), spread, len(values), len(numbers))
 
 
 def combine(rule: Callable[[Sequence[float]], float], parts: Sequence[BySeed]) -> BySeed:

@@ -80,18 +80,16 @@ def _table(results: Results, where: Where, sources: Sequence[str]) -> Table:
     """The table of results that have these fields; of several sources, their averages."""
     shared = {} if results.protocol.layout.average else where  # tables that are averaged have the same rows
     columns = [c for column in results.protocol.layout.columns for c in _resolved(column, results, shared)]
-    rows = []
-    for method in results.distinct("method", **shared):
-        averaged = {"method": method, **{name: value for name, value in where.items() if name != "source"}}
-        rows.append(
-            Row(
-                method,
-                [
-                    _score(results, measure, [{**averaged, "source": s, **w} for s in sources for w in over])
-                    for _, measure, over in columns
-                ],
-            )
-        )
+
+    def row(method: str) -> Row:
+        same = {**where, "method": method}
+        scores = [
+            _score(results, measure, [{**same, "source": source, **w} for source in sources for w in over])
+            for _, measure, over in columns
+        ]
+        return Row(method, scores)
+
+    rows = [row(method) for method in results.distinct("method", **shared)]
     return Table(_title(results.protocol, where, sources), [heading for heading, *_ in columns], rows)
 
 
