@@ -52,7 +52,16 @@ def trained(method: str, seed: int, out: Path, display: Bars) -> Classifier:
     name = f"{method} seed {seed}"
     progress = Progress(on_step=lambda done, total, m: display.move(name, done, total))
     folder = out / f"{method}-seed{seed}"
-    return fit(PHOTOS, method, seed=seed, classes="base", out=folder, progress=progress, precision="fp32")
+    return fit(
+        PHOTOS,
+        method,
+        seed=seed,
+        classes="base",
+        out=folder,
+        progress=progress,
+        precision="fp32",
+        validation=None,
+    )
 
 
 def row(method: str, seeds: list[int], out: Path, display: Bars) -> str:

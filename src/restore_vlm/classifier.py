@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Len
+from annotated_types import MinLen
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PositiveInt, ValidationError
 from torch import Tensor
 
 from restore_vlm.backbone import load_backbone, pick_device
@@ -26,12 +26,12 @@ from restore_vlm.data import (
     test_transform,
 )
 from restore_vlm.errors import UserError
-from restore_vlm.evaluation import Evaluation, evaluate
+from restore_vlm.evaluation import Comparison, Evaluation, compare, evaluate
 from restore_vlm.measure import Embeddings, Measurement, Probe, measure
 from restore_vlm.method import PromptedModel, Recipe
-from restore_vlm.runtime.files import DamagedFile, write_json
+from restore_vlm.runtime.files import DamagedFile, read_json, write_json
 from restore_vlm.runtime.processes import join
-from restore_vlm.runtime.tensors import read_tensors, write_tensors
+from restore_vlm.runtime.tensors import alike, read_tensors, write_tensors
 from restore_vlm.training import Progress, RunConfig, RunFolder, run, training_images
 from restore_vlm.training.run import FORMAT
 
@@ -61,10 +61,10 @@ class Prediction:
 class Header(BaseModel):
     """What is read back of the header of ``adapter.safetensors``."""
 
-    format: int
+    format: PositiveInt
     version: str
     backbone: str
-    classes: Annotated[list[str], Len(min_length=1)]
+    classes: Annotated[list[Annotated[str, MinLen(1)]], MinLen(1)]
     method: dict[str, Any]
 
 
@@ -75,10 +75,16 @@ class Classifier:
         model: Holding the training classes.
         header: What :meth:`save` writes beside the weights.
         folder: Where it was loaded from, if it was.
+
+    Attributes:
+        classes: Of training.
+        validation: How it compares with zero-shot and a linear probe on validation photos; None where
+            there were none or it was not asked for.
     """
 
     def __init__(self, model: PromptedModel, header: dict[str, Any], folder: Path | None = None) -> None:
         self.model, self.header, self.folder = model.eval(), header, folder
+        self.validation: Comparison | None = None
         self.classes: list[str] = header["classes"]
 
     @torch.inference_mode()
@@ -285,8 +291,8 @@ class Classifier:
         backbone = load_backbone(name)
         try:
             model = PromptedModel(backbone, recipe, header["classes"])
-            fits = model.adapter_state().keys() == tensors.keys()
-            model.load_state_dict(tensors, strict=False)
+            model.load_state_dict(tensors, strict=False)  # a cache makes room for as many keys as there are
+            fits = alike(tensors, model.adapter_state())
         except (RuntimeError, MemoryError, TypeError, ValueError, OverflowError):
             fits = False
         if not fits:
@@ -294,7 +300,9 @@ class Classifier:
         in_run = (Path(folder) / "images.json").is_file()
         target = pick_device(device)
         join(target)
-        return cls(model.to(target), header, Path(folder) if in_run else None)
+        classifier = cls(model.to(target), header, Path(folder) if in_run else None)
+        classifier.validation = _compared(RunFolder(Path(folder)).validation)
+        return classifier
 
 
 def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -319,9 +327,10 @@ def fit(
     settings: Sequence[str] = (),
     out: str | Path | None = None,
     progress: Progress | None = None,
+    validation: float | None = 0.2,
     **options: Any,
 ) -> Classifier:
-    """Adapts a CLIP to the photos in a folder.
+    """Adapts a CLIP to the photos in a folder, and compares it with doing less on validation photos.
 
     Args:
         data: Image folder (one sub-folder per class, with or without train/val/test), CSV or
@@ -335,6 +344,9 @@ def fit(
         settings: Overrides such as ``"prompts.depth=6"``.
         out: Run folder; None keeps everything in memory.
         progress: Callbacks.
+        validation: Share of each class's training photos that is held back for validation where there
+            are no others (see :func:`restore_vlm.data.validation_photos`); None trains on all of
+            them, chooses no settings and compares nothing.
         **options: The other fields of :class:`restore_vlm.training.RunConfig`.
 
     Raises:
@@ -342,21 +354,35 @@ def fit(
     """
     request: dict[str, Any] = {
         "data": str(data), "method": method, "backbone": backbone, "shots": shots, "seed": seed,
-        "classes": classes, "settings": tuple(settings), **options,
+        "classes": classes, "settings": tuple(settings), "validation": validation, **options,
     }  # fmt: skip
     try:
         config = RunConfig(**request)
     except ValidationError as error:
         problem = error.errors()[0]
         raise UserError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}.") from None
-    folder = Path(out) if out else None
-    model, header = run(config, folder, progress)
-    return Classifier(model, header, folder)
+    folder, progress = Path(out) if out else None, progress or Progress()
+    trained = run(config, folder, progress)
+    classifier = Classifier(trained.model, trained.header, folder)
+    comparison = compare(trained, trained.header["method"]["name"], progress.compared)
+    classifier.validation = comparison
+    if comparison and folder:
+        place = RunFolder(folder).validation
+        join(trained.model.backbone.device).once(
+            lambda: write_json(place, comparison.model_dump(mode="json"))
+        )
+    return classifier
+
+
+def _compared(path: Path) -> Comparison | None:
+    """What :func:`fit` has written, if it has."""
+    if not path.exists():
+        return None
+    return Comparison.model_validate(read_json(path, Comparison, "remove it, or train again"))
 
 
 def _same_backbone(folders: Sequence[Path]) -> None:
-    headers = (read_tensors(folder / "adapter.safetensors")[1] for folder in folders)
-    names = list(dict.fromkeys(str(header.get("backbone")) for header in headers))
+    names = list(dict.fromkeys(read_adapter(RunFolder(folder).adapter)[1]["backbone"] for folder in folders))
     if len(names) > 1:
         raise UserError(f"The runs are of different backbones ({', '.join(names)}); measure those of one.")
 

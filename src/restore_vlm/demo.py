@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from importlib.resources import files
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty
 from statistics import mean, stdev
@@ -17,6 +18,7 @@ import torch
 
 from restore_vlm.classifier import Classifier, fit
 from restore_vlm.evaluation.statistics import harmonic_mean
+from restore_vlm.runtime.children import end_with_parent
 from restore_vlm.terminal import Bars, bars, out, table
 from restore_vlm.training import Progress, RunFolder, write_atomic, write_json
 
@@ -60,15 +62,23 @@ def run_demo(seeds: Iterable[int], folder: Path) -> None:
 
 def _share_out(jobs: list[tuple[str, int]], runs: Path) -> list[Row]:
     context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
+    manager = SyncManager(ctx=context)
+    manager.start(end_with_parent)
     with (
-        context.Manager() as manager,
+        manager,
         bars() as display,
-        ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs)), context) as pool,
+        ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs)), context, end_with_parent) as pool,
     ):
-        queue = manager.Queue()
-        futures = [pool.submit(_job, m, s, runs, queue) for m, s in jobs]
-        _follow(futures, queue, display)
-        return [f.result() for f in futures]
+        try:
+            queue = manager.Queue()
+            futures = [pool.submit(_job, m, s, runs, queue) for m, s in jobs]
+            _follow(futures, queue, display)
+            return [f.result() for f in futures]
+        except BaseException:
+            for child in set(multiprocessing.active_children()).difference(others):
+                child.kill()  # else the pool would first finish what it has begun
+            raise
 
 
 def _follow(futures: list[Future[Row]], queue: Any, display: Bars) -> None:
@@ -103,6 +113,7 @@ def _job(method: str, seed: int, runs: Path, queue: Any) -> Row:
         out=folder,
         progress=Progress(on_step=on_step),
         precision="fp32",
+        validation=None,
     )
     base, novel = (classifier.evaluate(PHOTOS, which).accuracy for which in ("base", "novel"))
     return {"method": method, "seed": seed, "base": base, "novel": novel, "hm": harmonic_mean(base, novel),

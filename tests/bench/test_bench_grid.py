@@ -4,21 +4,24 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
 import torch
 
 from bench.bench_makers import DEMO, SHORT, copy, csv_of, plan_of, request, run, trials
-from restore_vlm.bench import Local, Store, features, inline, outlook, run_grid, store
+from restore_vlm.bench import Local, Store, engines, features, inline, outlook, run_grid, store
 from restore_vlm.bench.engines import DIED
 from restore_vlm.classifier import fit
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation import harmonic_mean
 from restore_vlm.evaluation.protocols import get_protocol
-from restore_vlm.training import training_images
+from restore_vlm.training import read_tensors, training_images
+from runtime.process_makers import ENDINGS, left_behind, start, wait_for
 
 
 def results(out: Path) -> dict[Path, tuple[int, dict]]:
@@ -225,15 +228,13 @@ def test_killed_and_restarted_only_what_was_running_is_computed(root: Path, tmp_
         "        request(settings=(*SHORT, 'training.epochs=8')), Local(workers=2, threads=1))\n"
     )
     (tmp_path / "grid.py").write_text(script)
-    command = [sys.executable, str(tmp_path / "grid.py"), str(root), str(out), str(Path(__file__).parent)]
+    command = [str(tmp_path / "grid.py"), str(root), str(out)]
     plan = plan_of(root, wanted, asked)
     whole = len(plan.jobs)
-    grid = subprocess.Popen(command)
+    grid = start(*command)
     while outlook(plan, Store(out)).missing.total() >= whole - 2 and grid.poll() is None:
         time.sleep(0.05)
-    grid.send_signal(signal.SIGKILL)
-    grid.wait()
-    time.sleep(1)  # for the workers to notice
+    assert left_behind(grid, ENDINGS["killed"]) == []
     before = results(out)
     todo = outlook(plan, Store(out)).missing.total()
     assert 0 < todo < whole
@@ -243,6 +244,89 @@ def test_killed_and_restarted_only_what_was_running_is_computed(root: Path, tmp_
     assert {p: r for p, r in results(out).items() if p in before} == before
     run(root, tmp_path / "whole", wanted, asked)
     assert csv_of(out) == csv_of(tmp_path / "whole")
+
+
+def with_validation(root: Path, count: int) -> Path:
+    """The data set ``split`` with validation photos of its own."""
+    for folder in sorted((DEMO / "train").iterdir())[:4]:
+        for part in ("train", "test"):
+            copy(DEMO / part / folder.name, root / "split" / part / folder.name)
+        target = root / "split" / "val" / folder.name
+        target.mkdir(parents=True)
+        for photo in sorted(folder.iterdir())[4 : 4 + count]:
+            shutil.copy(photo, target)
+    return root
+
+
+def test_settings_are_chosen_on_the_validation_photos_of_the_dataset(root: Path, tmp_path: Path) -> None:
+    mine, methods = with_validation(tmp_path / "mine", 3), ("linear_probe", "tip_adapter", "maple")
+    asked = request(*methods, settings=(*SHORT, "heads.cache.views=2"))
+    jobs = {job.method: job for job in plan_of(mine, trials("split"), asked).jobs}
+    without = {job.method: job for job in plan_of(root, trials("split"), asked).jobs}
+    more = with_validation(tmp_path / "more", 4)
+    others = {job.method: job for job in plan_of(more, trials("split"), asked).jobs}
+    for method in methods:
+        searched = method != "maple"
+        assert (jobs[method].validation is not None) is searched
+        assert without[method].validation is None
+        addresses = {plan[method].spec.address for plan in (jobs, without, others)}
+        assert len(addresses) == (3 if searched else 1)
+    validation = jobs["tip_adapter"].validation
+    assert validation is not None and len(validation.items) == 2 * 2
+    assert run(mine, tmp_path / "out", trials("split"), asked) == {}
+    assert len(list(tmp_path.glob("out/runs/*/model/adapter.safetensors"))) == 3
+    assert not list(tmp_path.glob("out/runs/*/model/validation.json"))
+    for job in jobs.values():
+        header = read_tensors(Store(tmp_path / "out").run(job.spec.address).model / "adapter.safetensors")[1]
+        assert header.get("chosen", {}).get("photos") == (4 if job.validation else None)
+        images = training_images(Store(tmp_path / "out").run(job.spec.address).model)
+        trained_on = {str(item.path) for item in job.train.items}
+        assert set(images) == trained_on | {
+            str(i.path) for i in (job.validation.items if job.validation else ())
+        }
+    alone = fit(
+        mine / "split",
+        "tip_adapter",
+        shots=2,
+        classes="base",
+        precision="fp32",
+        settings=["heads.cache.views=2"],
+    )
+    stored = read_tensors(
+        Store(tmp_path / "out").run(jobs["tip_adapter"].spec.address).model / "adapter.safetensors"
+    )[1]
+    assert stored["chosen"] == alone.header["chosen"]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_no_worker_is_left_behind(root: Path, tmp_path: Path, ending: str) -> None:
+    options = ["--methods", "maple", "--shots", "2", "--set", "training.epochs=10000"]
+    command = ["few-shot", "--root", str(root), "--datasets", "split,plain", "--out", str(tmp_path / "out")]
+    grid = start("-m", "restore_vlm.cli", "bench", *command, *options, "--workers", "2")
+    wait_for(lambda: list(tmp_path.glob("out/runs/*/model/metrics.jsonl")), grid)
+    assert left_behind(grid, ENDINGS[ending]) == []
+
+
+def test_a_worker_is_not_started_after_the_grid_has_stopped(tmp_path: Path) -> None:
+    worker = engines._Worker(tmp_path, 1, None)
+    worker.stop()
+    assert worker._connected() is None
+    assert worker.process is None
+
+
+def test_a_worker_that_is_just_being_started_is_stopped(tmp_path: Path, monkeypatch) -> None:
+    worker, real = engines._Worker(tmp_path, 1, None), SpawnProcess.start
+    stopper = threading.Thread(target=worker.stop)
+
+    def start(process: SpawnProcess) -> None:
+        stopper.start()
+        real(process)
+
+    monkeypatch.setattr(SpawnProcess, "start", start)
+    worker._connected()
+    stopper.join()
+    worker.process.join(60)
+    assert worker.process.exitcode == -signal.SIGKILL
 
 
 def test_two_grids_in_one_folder(root: Path, tmp_path: Path) -> None:

@@ -40,7 +40,14 @@ SPEC = Spec(recipe_fields(load_recipe("restore")), "tiny", "fp32", 1, "abc")
 
 @pytest.mark.parametrize("field", [f.name for f in fields(Spec)])
 def test_every_field_of_a_run_matters(field: str) -> None:
-    other = {"recipe": {}, "backbone": "x", "precision": "bf16", "seed": 2, "images": "abd"}[field]
+    other = {
+        "recipe": {},
+        "backbone": "x",
+        "precision": "bf16",
+        "seed": 2,
+        "images": "abd",
+        "validation": "v",
+    }[field]
     assert replace(SPEC, **{field: other}).address != SPEC.address
 
 

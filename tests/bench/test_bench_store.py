@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bench_makers import csv_of, plan_of, request, run, trials
+from typer.testing import CliRunner
 
+from bench.bench_makers import csv_of, plan_of, request, run, trials
+from restore_vlm import cli
 from restore_vlm.bench import Results, Store, outlook
 from restore_vlm.bench.grid import missing
 from restore_vlm.errors import UserError
+from restore_vlm.figures import read_records
 from restore_vlm.runtime.tensors import read_tensors
 
 ASKED = request("maple")
@@ -58,7 +61,14 @@ def test_a_result_is_named_and_computed_again(
     plan, store = plan_of(root, trials("split"), ASKED), Store(out)
     assert len(missing(plan.jobs, store)) == 1
     (note,) = Results(plan.keys, store).notes()
-    assert note.endswith(f"{path} is damaged; the same restore-vlm bench computes it again")
+    assert f"{path} is damaged (" in note and note.endswith("; the same restore-vlm bench computes it again")
+    with pytest.raises(UserError, match="is damaged"):
+        read_records([out])
+    for command in (["compare", str(out), "maple", "maple"], ["table", str(out), "--format", "csv"]):
+        result = CliRunner().invoke(cli.app, ["bench", *command])
+        assert isinstance(result.exception, UserError) and "is damaged" in str(result.exception)
+    table = CliRunner().invoke(cli.app, ["bench", "table", str(out), "--format", "markdown"])
+    assert table.exit_code == 0 and f"{path} is damaged" in table.stdout
     outlook(plan, store)
     assert run(root, out, trials("split"), ASKED) == {}
     assert csv_of(out) == before
@@ -104,8 +114,9 @@ def test_damaged_labels_and_reasons_are_forgotten(
     place = Store(out).run(only(out, "runs/*").name)
     assert place.label().startswith("maple, split")
     damage(place.spec)
-    place.error.write_text("null")
     assert place.label() == "" and place.failure("none") is None
+    place.error.write_text("null")
+    assert "error.json is damaged" in (place.failure("none") or "")
     assert outlook(plan_of(root, trials("split"), ASKED), Store(out)).missing.total() == 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.bench_makers import request, stored
-from restore_vlm.bench import Results, Store, compare, render, tables
+from restore_vlm.bench import Results, Store, compare_methods, render, tables
 from restore_vlm.bench.compare import show
 from restore_vlm.bench.plan import ResultKey
 from restore_vlm.errors import UserError
@@ -166,7 +166,7 @@ def test_a_further_protocol_is_one_object(tmp_path: Path, monkeypatch: pytest.Mo
     (table,) = tables(COMMON, results)
     assert (table.title, table.columns) == ("one-list, a, 16 shots", ["base", "HM"])
     assert [s.mean for s in table.rows[0].scores] == pytest.approx([70, harmonic_mean(70, 40)])
-    found = compare(results, "maple", "clip")
+    found = compare_methods(results, "maple", "clip")
     assert found.pairs == pytest.approx({("a", 1): 70 - harmonic_mean(70, 40)})
 
 
@@ -181,12 +181,12 @@ def test_names_with_special_characters(tmp_path: Path) -> None:
 
 def test_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = halves(tmp_path, TWO)
-    found = compare(mine, "maple", "clip", "base")
+    found = compare_methods(mine, "maple", "clip", "base")
     assert found.pairs == pytest.approx({("a", 1): 20, ("a", 2): 22, ("b", 1): 20, ("b", 2): 22})
     assert found.estimate.value == pytest.approx(21)
     assert found.estimate.over == "2 datasets x 2 seeds"
     assert (found.estimate.low, found.estimate.high) == pytest.approx((8.29, 33.71), abs=0.01)
-    back = compare(mine, "clip", "maple", "base")
+    back = compare_methods(mine, "clip", "maple", "base")
     assert back.estimate.value == pytest.approx(-21)
     assert back.estimate.p == pytest.approx(found.estimate.p)
     show(found, "maple", "clip", "base-to-novel")
@@ -199,18 +199,18 @@ def test_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("maple", "clip", "nvel", "did you mean 'novel'"),
     ]:
         with pytest.raises(UserError, match=sentence):
-            compare(mine, first, second, measure)
+            compare_methods(mine, first, second, measure)
 
 
 def test_comparison_of_nothing(tmp_path: Path) -> None:
     values = {("clip", "a", 1): (1.0, 1.0), ("maple", "a", 1): (None, None)}
     with pytest.raises(UserError, match="no finished run in common"):
-        compare(halves(tmp_path, values), "clip", "maple")
+        compare_methods(halves(tmp_path, values), "clip", "maple")
 
 
 def test_comparison_across_datasets_leaves_the_source_out(tmp_path: Path) -> None:
     rows = [(m, "s", d, "all", 16, 1, v) for m, v in (("clip", 50), ("maple", 51)) for d in ("s", "x")]
-    found = compare(results_of(tmp_path, "cross-dataset", rows), "maple", "clip")
+    found = compare_methods(results_of(tmp_path, "cross-dataset", rows), "maple", "clip")
     assert found.pairs == {("s to x", 1): pytest.approx(1)}
     assert (found.estimate.low, found.estimate.p) == (None, None)
 
@@ -220,7 +220,7 @@ def test_comparison_takes_shots_of_one_dataset_as_one(tmp_path: Path) -> None:
         (m, d, d, "all", k, s, 50 + (m == "maple") * (k + s)) for m in ("clip", "maple") for d in "xy"
         for k in (1, 16) for s in (1, 2)
     ]  # fmt: skip
-    found = compare(results_of(tmp_path, "few-shot", rows), "maple", "clip")
+    found = compare_methods(results_of(tmp_path, "few-shot", rows), "maple", "clip")
     assert found.pairs == pytest.approx({("x", 1): 9.5, ("x", 2): 10.5, ("y", 1): 9.5, ("y", 2): 10.5})
 
 
@@ -236,5 +236,7 @@ def test_what_a_comparison_cannot_say(
     keep: Callable[[str, int], bool], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = {(m, d, s): v for (m, d, s), v in TWO.items() if keep(d, s)}
-    show(compare(halves(tmp_path, values), "maple", "clip", "novel"), "maple", "clip", "base-to-novel")
+    show(
+        compare_methods(halves(tmp_path, values), "maple", "clip", "novel"), "maple", "clip", "base-to-novel"
+    )
     assert sentence in re.sub(r"\s+", " ", capsys.readouterr().out)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_makers import DEMO, copy, plan_of, request
 
+from bench.bench_makers import DEMO, copy, plan_of, request
 from restore_vlm.bench import Results, Store, inline, run_grid, tables
 from restore_vlm.bench.spec import address, recipe_fields
 from restore_vlm.evaluation.protocol import Trial
@@ -28,9 +28,6 @@ PINNED = {
     "kgcoop/dtd": "3c6fbd6f18939905",
     "taskres/tiny": "c14b92769b6398ae",
     "clip_adapter/imagenet": "30341c38eba8b5b0",
-    "tip_adapter/default": "39e0762e9dc32d3d",
-    "tip_adapter/dtd": "8d913fc6fb47a0df",
-    "linear_probe/default": "ed5d3769a3f07bb4",
 }
 VIEWS = ("heads.cache.views=1",)
 
@@ -116,7 +113,7 @@ def test_results_of_before_are_marked_and_computed_again(root: Path, finished: P
     shutil.copytree(finished, out)
     for path in files(out).values():
         content = json.loads(path.read_text())
-        del content["template"], content["ensemble"]
+        del content["template"], content["ensemble"], content["sha256"]
         path.write_text(json.dumps({**content, "accuracy": 0.5}))
     ((conditions, keys),) = Store(out).grids()
     notes = tables(conditions, Results(keys, Store(out)))[-1].notes
@@ -138,7 +135,7 @@ def test_results_of_before_without_a_template_among_them_stay(root: Path, tmp_pa
     grid(root, tmp_path, "mine")
     for path in files(tmp_path).values():
         content = json.loads(path.read_text())
-        del content["template"], content["ensemble"]
+        del content["template"], content["ensemble"], content["sha256"]
         path.write_text(json.dumps(content))
     ran: list[str] = []
     grid(root, tmp_path, "mine", ran=ran)

@@ -98,3 +98,31 @@ def test_help_needs_nothing_heavy() -> None:
     script = f"import sys, restore_vlm.cli; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_train_says_how_it_compares(photos: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    short = ["--method", "ivlp", "--set", "training.epochs=0", "--precision", "fp32"]
+    code, text, err = call(
+        monkeypatch, capsys, "train", photos, *short, "--shots", "all", "--out", tmp_path / "a"
+    )
+    assert code == 0, err
+    assert "4 of 24 training images are held back" in " ".join(err.split())
+    assert "4 validation photos, 4 classes" in text
+    assert all(name in text for name in ("zero-shot", "linear probe", "ivlp", "guessing"))
+    assert "too few to conclude" in text
+    code, text, err = call(
+        monkeypatch, capsys, "train", photos, *short, "--validation", "none", "--out", tmp_path / "b"
+    )
+    assert code == 0, err
+    assert "validation" not in text + err
+    for folder in photos.iterdir():
+        (tmp_path / "few" / folder.name).mkdir(parents=True)
+        for photo in sorted(folder.iterdir())[:4]:
+            (tmp_path / "few" / folder.name / photo.name).write_bytes(photo.read_bytes())
+    code, text, err = call(monkeypatch, capsys, "train", tmp_path / "few", *short, "--out", tmp_path / "c")
+    assert code == 0, err
+    assert "No validation photos" in err
+    for wrong in ("2", "0", "some", "nan"):
+        code, _, err = call(monkeypatch, capsys, "train", photos, "--validation", wrong)
+        assert code == 2
+        assert "neither a share between 0 and 1 nor none" in err

@@ -117,8 +117,8 @@ def test_the_file_cannot_be_written(runs: dict[str, Path], photos: Path, tmp_pat
 
 
 def test_nothing_is_left_to_measure_on(photos: Path, tmp_path: Path) -> None:
-    fit(photos, "clip", shots=None, out=tmp_path / "all")
-    fit(photos, "ivlp", shots=None, settings=SHORT, out=tmp_path / "run")
+    fit(photos, "clip", shots=None, out=tmp_path / "all", validation=None)
+    fit(photos, "ivlp", shots=None, settings=SHORT, out=tmp_path / "run", validation=None)
     with pytest.raises(UserError, match="no image that was not trained on"):
         shift(tmp_path / "run", "--data", photos)
 

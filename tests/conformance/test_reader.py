@@ -13,7 +13,7 @@ SIZES = {"seed": 3, "layers": 3, "image_size": 32}
 WORDS = {"ctx_init": "a photo of a"}
 PRESETS = {
     "clip": {},
-    "coop": {},
+    "coop": WORDS,
     "cocoop": WORDS,
     "kgcoop": WORDS,
     "prograd": {},

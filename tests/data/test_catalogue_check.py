@@ -74,6 +74,7 @@ def write(path: Path, content: bytes) -> None:
 def edit(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
     def plant(folder: Path) -> None:
         split = json.loads((folder / SPLIT).read_text())
+        split.pop("sha256", None)
         change(split)
         (folder / SPLIT).write_text(json.dumps(split))
 

@@ -1,6 +1,5 @@
 """Feature shift on a fixed few images, at the end and while training."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ from restore_vlm.data import test_transform as transform_for
 from restore_vlm.measure import Probe
 from restore_vlm.measure.shift import measure
 from restore_vlm.method import PromptedModel, load_recipe
-from restore_vlm.training import Progress
+from restore_vlm.runtime.files import add_lines
+from restore_vlm.training import Progress, RunFolder, training_images
 
 SHORT = ("training.epochs=2", "training.batch=4")
 
@@ -60,11 +60,11 @@ def test_the_towers_are_seen_to_move(photos: Path, tmp_path: Path) -> None:
         photos, "restore", shots=2, settings=SHORT, out=tmp_path / "run", log_shift=True,
         progress=Progress(on_shift=seen.append), precision="fp32",
     )  # fmt: skip
-    lines = [json.loads(line) for line in (tmp_path / "run" / "shift.jsonl").read_text().splitlines()]
+    lines = RunFolder(tmp_path / "run").read_shift()
     assert lines == seen
     assert [(line["epoch"], line["step"]) for line in lines] == [(0, 0), (1, 2), (2, 4)]
     data = load_dataset(photos)
-    few = [i for i in data.train if str(i.path) in json.loads((tmp_path / "run" / "images.json").read_text())]
+    few = [i for i in data.train if str(i.path) in training_images(tmp_path / "run")]
     probe = Probe.of(few, data.classes, run.model.backbone, 16)
     last = probe.measure(run.model)
     assert lines[-1]["discrepancy"] == pytest.approx(last.total_discrepancy, rel=1e-5)
@@ -87,8 +87,11 @@ def test_what_is_logged_survives_interruption(photos: Path, tmp_path: Path, at: 
 
     with pytest.raises(Killed):
         start(tmp_path / "a", Progress(on_step=stop))
-    with (tmp_path / "a" / "shift.jsonl").open("a") as file:
-        file.write('{"step": 99, "epoch": 9}\n{"step": 1')
+    log = tmp_path / "a" / "shift.jsonl"
+    if log.exists():
+        add_lines(log, [{**RunFolder(tmp_path / "a").read_shift()[-1], "step": 99, "epoch": 9}])
+    with log.open("a") as file:
+        file.write('{"step": 1')
     start(tmp_path / "a")
     start(tmp_path / "b")
     assert (tmp_path / "a" / "shift.jsonl").read_bytes() == (tmp_path / "b" / "shift.jsonl").read_bytes()

@@ -9,10 +9,10 @@ from backbone.tiny_models import images, tiny
 from restore_vlm import Classifier, fit
 from restore_vlm.data import Images, Item, train_transform
 from restore_vlm.errors import UserError
-from restore_vlm.method import MethodConfig, PromptedModel
+from restore_vlm.method import MethodConfig, PromptedModel, load_recipe
 from restore_vlm.method.config import CacheConfig, ClipAdapterConfig, TaskResidualConfig
 from restore_vlm.method.heads import Cache, ClipAdapter, LinearProbe, TaskResidual
-from restore_vlm.training import Progress, RunConfig, run
+from restore_vlm.training import Progress, RunConfig, run, training_images
 from restore_vlm.training.fitting import fit_heads
 
 NAMES = ["cat", "fire truck", "tea"]
@@ -162,8 +162,112 @@ def test_trained_saved_and_loaded_it_predicts_the_same(photos: Path, tmp_path: P
         assert loaded.predict(some) == fitted.predict(some)
         names = ["red panda", loaded.classes[0]]
         assert loaded.predict(some, classes=names) == fitted.predict(some, classes=names)
-    run(RunConfig(data=str(photos), method=method, shots=2, precision="fp32", settings=tuple(settings)),
-        tmp_path / "run", Progress(on_step=lambda *step: pytest.fail("trained again")))  # fmt: skip
+    config = RunConfig(
+        data=str(photos), method=method, shots=2, precision="fp32", settings=tuple(settings), validation=0.2
+    )
+    run(config, tmp_path / "run", Progress(on_step=lambda *step: pytest.fail("trained again")))
+
+
+def test_a_search_over_alpha_and_beta_is_the_plain_one() -> None:
+    head = Cache(CacheConfig(alpha=1.0, beta=5.5), 8, 3).double()
+    centres = unit(3, 8, seed=9)
+    labels = torch.arange(30) % 3
+    head.fit(centres[labels] + 0.7 * random(30, 8, seed=1), labels)
+    f = F.normalize(centres[labels] + 0.7 * random(30, 8, seed=2), dim=-1)
+    logits = 3 * f @ F.normalize(centres + 0.6 * random(3, 8, seed=3), dim=-1).T
+
+    def right(alpha: float, beta: float) -> int:
+        votes = (-beta * (1 - f @ head.keys.T)).exp() @ F.one_hot(head.labels, 3).double()
+        return int(((logits + alpha * votes).argmax(-1) == labels).sum())
+
+    found = {
+        (beta, alpha): right(alpha, beta)
+        for beta in (0.1 + i * 6.9 / 200 for i in range(200))
+        for alpha in (0.1 + i * 2.9 / 20 for i in range(20))
+    }
+    best, before = max(found.values()), right(1.0, 5.5)
+    assert best > before
+    choice = head.choose(logits, f, torch.arange(3), labels, (7, 3))
+    beta, alpha = next(pair for pair, count in found.items() if count == best)
+    assert (choice.before, choice.after, choice.photos) == (before / 30, best / 30, 30)
+    assert (head.alpha, head.beta) == pytest.approx((alpha, beta))
+    assert choice.settings == {"heads.cache.alpha": head.alpha, "heads.cache.beta": head.beta}
+
+
+def test_the_recipes_alpha_and_beta_stay_unless_others_are_better() -> None:
+    head = Cache(CacheConfig(alpha=1.17, beta=1.0), 8, 2).double()
+    keys = unit(2, 8)
+    head.fit(keys, torch.tensor([0, 1]))
+    choice = head.choose(10 * keys @ keys.T, keys, torch.arange(2), torch.tensor([0, 1]), (7, 3))
+    assert (head.alpha, head.beta, choice.after) == (1.17, 1.0, 1)
+
+
+def test_a_search_over_c_takes_what_is_right_most_often() -> None:
+    centres, labels = 0.4 * random(4, 16, seed=9), torch.arange(60) % 4
+    features = centres[labels] + random(60, 16, seed=1)
+    validation = centres[labels] + random(60, 16, seed=2)
+
+    def right(c: float) -> float:
+        head = LinearProbe(c, 16, 4).double()
+        head.fit(features, labels)
+        guesses = head(random(60, 4), F.normalize(validation, dim=-1), torch.arange(4)).argmax(-1)
+        return (guesses == labels).double().mean().item()
+
+    head = LinearProbe(31.6, 16, 4).double()
+    choice = head.choose(features, labels, validation, labels)
+    assert choice.settings == {"heads.linear_probe.c": head.c}
+    assert choice.before == pytest.approx(right(31.6))
+    assert choice.after == pytest.approx(right(head.c))
+    coarse = max(right(31.6 * 10**d) for d in range(-6, 7, 2))
+    assert choice.after >= coarse >= choice.before
+    assert choice.after > choice.before
+
+
+@pytest.mark.parametrize(
+    ("setting", "searches"),
+    [
+        ("heads.cache.views=2", True),
+        ("heads.cache.alpha=2", False),
+        ("heads.cache.beta=2", False),
+        ("heads.cache.search=none", False),
+    ],
+)
+def test_a_value_that_is_set_is_not_searched(setting: str, searches: bool) -> None:
+    assert load_recipe("tip_adapter", settings=[setting]).searches is searches
+
+
+def test_a_c_that_is_set_is_not_searched() -> None:
+    assert load_recipe("linear_probe").searches
+    assert not load_recipe("linear_probe", settings=["heads.linear_probe.c=1"]).searches
+    both = ["heads.linear_probe.c=1", "heads.linear_probe.search=true"]
+    assert load_recipe("linear_probe", settings=both).searches
+    assert not load_recipe("restore").searches
+
+
+@pytest.mark.parametrize("method", ["tip_adapter", "tip_adapter_f", "linear_probe"])
+def test_what_was_chosen_is_kept_and_its_photos_are_not_tested_on(
+    photos: Path, tmp_path: Path, method: str
+) -> None:
+    settings = ["training.epochs=1"] + ["heads.cache.views=2"] * method.startswith("tip")
+    said: list[str] = []
+    options = {"shots": 2, "precision": "fp32", "settings": settings, "progress": Progress(say=said.append)}
+    fitted = fit(photos, method, out=tmp_path / "run", **options)
+    chosen = fitted.header["chosen"]
+    assert chosen["photos"] == 8
+    assert chosen["after"] >= chosen["before"]
+    assert sum("chosen on 8 validation photos" in text for text in said) == 1
+    loaded = Classifier.load(tmp_path / "run")
+    heads = loaded.header["method"]["heads"]
+    for key, value in chosen["settings"].items():
+        _, head, name = key.split(".")
+        assert heads[head][name] == value
+        assert value == getattr(loaded.model.heads.cache or fitted.model.heads.probe, name)
+    assert len(training_images(tmp_path / "run")) == 4 * 2 + 8
+    assert loaded.evaluate(photos).images == 4 * 6 - 16
+    assert loaded.validation == fitted.validation
+    assert fitted.validation is not None and fitted.validation.photos == 8 and not fitted.validation.reused
+    plain = fit(photos, method, validation=None, **options)
+    assert "chosen" not in plain.header
 
 
 def saved(classifier: Classifier, folder: Path) -> Classifier:

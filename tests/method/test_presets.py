@@ -27,6 +27,13 @@ def test_every_recipe_of_every_method(method: str, recipe: str, tmp_path: Path) 
     assert load_recipe(str(shown)) == loaded
 
 
+@pytest.mark.parametrize("setting", ["heads.cache.search=none", "heads.cache.alpha=2", "heads.cache.views=3"])
+def test_a_search_that_is_off_is_shown(setting: str, tmp_path: Path) -> None:
+    loaded = load_recipe("tip_adapter", settings=[setting])
+    (tmp_path / "shown.toml").write_text(tomli_w.dumps(essential(loaded)))
+    assert load_recipe(str(tmp_path / "shown.toml")) == loaded
+
+
 def test_trainable_methods_have_a_recipe_for_the_tiny_backbone() -> None:
     for method in methods():
         if load_recipe(method).trainable and load_recipe(method).prompts:

@@ -16,7 +16,9 @@ from restore_vlm.method import TrainingConfig
 from restore_vlm.runtime.processes import World, join
 from restore_vlm.training import read_tensors, run
 from restore_vlm.training.loop import share_of_batch
-from runtime.two_processes import RUNS, STOP, request, results
+from runtime.process_makers import ENDINGS, left_behind, wait_for
+from runtime.process_makers import start as begin
+from runtime.two_processes import RUNS, SEARCHING, STOP, request, results
 
 TESTS = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -27,15 +29,16 @@ def start(photos: Path, out: Path, *jobs: str) -> list[tuple[int, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     both = []
     for rank in ("0", "1"):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "training.two_processes", str(photos), str(out), *jobs]
-        environment = {**os.environ, **place, **meet, "PYTHONPATH": str(TESTS)}
+        command = [sys.executable, "-m", "runtime.two_processes", str(photos), str(out), *jobs]
+        environment = {**os.environ, **place, **meet, "PYTHONPATH": path}
         both.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     try:
-        told = [process.communicate(timeout=120)[1] for process in both]
+        told = [process.communicate(timeout=600)[1] for process in both]
     finally:
         for process in both:
             process.kill()
@@ -62,8 +65,8 @@ def alone(
     """A run of one process: its name, its folder and its results."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("alone")
-    model, _ = run(one(photos, request.param), folder / "run")
-    return request.param, folder / "run", results(model, photos)
+    trained = run(one(photos, request.param), folder / "run")
+    return request.param, folder / "run", results(trained, photos)
 
 
 one = request
@@ -95,6 +98,16 @@ def test_losses_and_weights_are_those_of_one_process(alone: tuple, together: tup
 def test_all_processes_hold_the_same(alone: tuple, together: tuple) -> None:
     first, second = (together[0] / f"{alone[0]}-{rank}.safetensors" for rank in (0, 1))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_settings_and_comparison_are_those_of_one_process(alone: tuple, together: tuple) -> None:
+    name, _, expected = alone
+    assert bool(expected["compared"]) is bool(expected["chosen"]) is (name in SEARCHING)
+    for rank in (0, 1):
+        found = json.loads((together[0] / f"{name}-{rank}.json").read_text())
+        assert {key: found[key] for key in ("compared", "chosen")} == {
+            key: expected[key] for key in ("compared", "chosen")
+        }
 
 
 def test_every_image_counts_once(alone: tuple, together: tuple) -> None:
@@ -165,7 +178,7 @@ def test_a_last_batch_that_is_kept_and_does_not_divide() -> None:
     world.size = 2
     kept = TrainingConfig(batch=4, keep_last=True)
     assert share_of_batch(kept, 10, world) == share_of_batch(TrainingConfig(batch=4), 9, world) == 2
-    with pytest.raises(UserError, match=r"last batch of an epoch has 1 images .* training\.keep_last=false"):
+    with pytest.raises(UserError, match=r"last batch of an epoch has 1 images.* training\.keep_last=false"):
         share_of_batch(kept, 9, world)
 
 
@@ -196,3 +209,16 @@ def test_commands_that_are_not_shared(
         cli.main()
     assert stopped.value.code == 2
     assert "Several processes share train and evaluate only" in capsys.readouterr().err
+
+
+def test_processes_end_with_their_launcher(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time, torch; from pathlib import Path; from restore_vlm.training import join\n"
+        "join(torch.device('cpu')); Path(sys.argv[1], os.environ['RANK']).touch(); time.sleep(10_000)\n"
+    )
+    (tmp_path / "joins.py").write_text(code)
+    (tmp_path / "ranks").mkdir()
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    launcher = begin(*launch, str(tmp_path / "joins.py"), str(tmp_path / "ranks"))
+    wait_for(lambda: len(list((tmp_path / "ranks").iterdir())) == 2, launcher)
+    assert left_behind(launcher, ENDINGS["killed"]) == []

@@ -15,9 +15,8 @@ import torch
 from restore_vlm import cli
 from restore_vlm.data import Images, load_dataset, test_transform
 from restore_vlm.errors import UserError
-from restore_vlm.evaluation import evaluate, probabilities
-from restore_vlm.method import PromptedModel
-from restore_vlm.training import Progress, RunConfig, loop, run, write_tensors
+from restore_vlm.evaluation import compare, evaluate, probabilities
+from restore_vlm.training import Progress, RunConfig, Trained, loop, run, write_tensors
 
 RUNS = {
     "prompt": ("restore", ("prompts.depth=3",)),
@@ -27,6 +26,8 @@ RUNS = {
     "cache": ("tip_adapter_f", ("training.clip_norm=0.01",)),
     "probe": ("linear_probe", ()),
 }
+SEARCHING = ("cache", "probe")
+"""Runs whose settings are chosen on validation photos."""
 EPOCHS, BATCH, STOP = 3, 4, 5
 TESTED = (13, 1)
 """Numbers of images to test on: neither divides, and of one image the second process gets none."""
@@ -35,24 +36,32 @@ TESTED = (13, 1)
 def request(photos: Path, name: str, **options: Any) -> RunConfig:
     method, settings = RUNS[name]
     given = (f"training.batch={BATCH}", f"training.epochs={EPOCHS}", *settings, *options.pop("more", ()))
+    options |= {"validation": 0.2} if name in SEARCHING else {}
     return RunConfig(
         data=str(photos), method=method, shots=3, precision="fp32", device="cpu", settings=given, **options
     )
 
 
-def results(model: PromptedModel, photos: Path) -> dict[str, Any]:
-    """The figures of tests on an odd number of photos, and the probabilities behind them."""
+def results(trained: Trained, photos: Path) -> dict[str, Any]:
+    """The figures of tests on an odd number of photos, the probabilities behind them, and a comparison."""
+    model = trained.model
+    compared = compare(trained, "mine")
     data = load_dataset(photos)
     images = Images(data.train[: TESTED[0]], test_transform(model.backbone.preprocess))
     found = [asdict(evaluate(model, data.train[:n], data.classes)) for n in TESTED]
-    return {"figures": found, "probabilities": probabilities(model, images).tolist()}
+    return {
+        "figures": found,
+        "probabilities": probabilities(model, images).tolist(),
+        "compared": compared and compared.model_dump(mode="json"),
+        "chosen": trained.header.get("chosen"),
+    }
 
 
 def train(photos: Path, out: Path, rank: int) -> None:
     for name in RUNS:
-        model, _ = run(request(photos, name), out / name)
-        write_tensors(out / f"{name}-{rank}.safetensors", model.adapter_state(), {})
-        (out / f"{name}-{rank}.json").write_text(json.dumps(results(model, photos)))
+        trained = run(request(photos, name), out / name)
+        write_tensors(out / f"{name}-{rank}.safetensors", trained.model.adapter_state(), {})
+        (out / f"{name}-{rank}.json").write_text(json.dumps(results(trained, photos)))
 
 
 def killed(photos: Path, out: Path, rank: int) -> None:

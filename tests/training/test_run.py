@@ -8,11 +8,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from backbone.tiny_models import tiny
 from restore_vlm.data import train_transform
 from restore_vlm.errors import UserError
 from restore_vlm.method import Recipe, load_recipe
@@ -130,6 +130,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(photos: Path, tmp_path: Path) -
     assert not (tmp_path / "run" / "adapter.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    "setting", ["prompts.length=1000000000000", f"prompts.length={10**25}", "training.weight_decay=1e300"]
+)
+def test_what_no_machine_can_hold(photos: Path, setting: str) -> None:
+    with pytest.raises(UserError, match=r"more than this machine can hold \(.+\); lower"):
+        run(request(photos, method="ivlp", settings=("training.epochs=1", setting)))
+
+
 def test_a_full_disk(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -143,19 +151,20 @@ def test_a_full_disk(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("method", ["clip", "vpt", "ivlp", "maple"])
 def test_every_method_runs(photos: Path, tmp_path: Path, method: str) -> None:
     settings = () if method == "clip" else ("training.epochs=1",)
-    model, header = run(request(photos, method=method, settings=settings), tmp_path / "run")
+    trained = run(request(photos, method=method, settings=settings), tmp_path / "run")
+    model, header = trained.model, trained.header
     assert header["method"]["name"] == method
     assert (model.prompts is None) == (method == "clip")
 
 
 def test_both_halves_of_averaging_and_prograd_run(photos: Path) -> None:
     settings = (*SHORT, "gradient=prograd", "averaging.mean=2")
-    model, _ = run(request(photos, settings=settings))
+    model = run(request(photos, settings=settings)).model
     assert all(p.isfinite().all() for p in model.trainable().values())
 
 
 def test_bf16_trains(photos: Path) -> None:
-    model, _ = run(request(photos, precision="bf16"))
+    model = run(request(photos, precision="bf16")).model
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.trainable().values())
 
 
@@ -196,7 +205,8 @@ def test_depth_fits_the_backbone(
     photos: Path, tmp_path: Path, options: dict, depth: int, sentence: str | None
 ) -> None:
     said: list[str] = []
-    model, header = run(request(photos, **options), tmp_path / "run", Progress(say=said.append))
+    trained = run(request(photos, **options), tmp_path / "run", Progress(say=said.append))
+    model, header = trained.model, trained.header
     assert model.prompts.depth == header["method"]["prompts"]["depth"] == depth
     about_depth = [text for text in said if "epth" in text]
     assert len(about_depth) == (sentence is not None)
@@ -227,11 +237,21 @@ def test_depth_fits_the_backbone(
         (6, 6, "both", 7, False, 6),
     ],
 )
-def test_fit_depth(text: int, image: int, towers: str, depth: int, published: bool, fitting: int) -> None:
-    blocks = SimpleNamespace(text=SimpleNamespace(depth=text), image=SimpleNamespace(depth=image), name="it")
+def test_fit_depth(
+    text: int,
+    image: int,
+    towers: str,
+    depth: int,
+    published: bool,
+    fitting: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, backbone = tiny("gelu")
+    monkeypatch.setattr(backbone.text, "depth", text)
+    monkeypatch.setattr(backbone.image, "depth", image)
     recipe = load_recipe("ivlp", settings=[f"prompts.towers={towers}", f"prompts.depth={depth}"])
     said: list[str] = []
-    fitted, scaled = fit_depth(recipe, blocks, published, Progress(say=said.append))
+    fitted, scaled = fit_depth(recipe, backbone, published, Progress(say=said.append))
     assert fitted.prompts.depth == fitting
     assert len(said) == (fitting != depth)
     assert bool(scaled) == (published and fitting != depth)
@@ -257,14 +277,14 @@ def test_averaging_is_the_direct_computation(photos: Path, tmp_path: Path, setti
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_end_epoch", end_epoch)
         run(request(photos, settings=short))
-    start, _ = run(request(photos, settings=(*SHORT, "training.epochs=0")))
+    start = run(request(photos, settings=(*SHORT, "training.epochs=0"))).model
     first = {n: p.detach() for n, p in start.trainable().items()}
     if "interpolation" in settings[0]:
         wanted = {n: 0.75 * first[n] + 0.25 * seen[-1][n] for n in first}
     else:
         share = [math.exp(-((e - 2) ** 2) / 2) for e in (1, 2, 3, 4)]
         wanted = {n: sum(w * s[n] for w, s in zip(share, seen, strict=True)) / sum(share) for n in first}
-    model, _ = run(request(photos, settings=(*short, *settings)), tmp_path / "whole")
+    model = run(request(photos, settings=(*short, *settings)), tmp_path / "whole").model
     for name, parameter in model.trainable().items():
         torch.testing.assert_close(parameter.detach(), wanted[name], rtol=1e-5, atol=1e-6)
 
@@ -298,7 +318,7 @@ def test_a_recipe_made_in_python_is_recorded_and_resumed(photos: Path, tmp_path:
         training={"epochs": 1, "batch": 8},
     )
     for _ in range(2):
-        _, header = run(request(photos, method=mine, settings=()), tmp_path / "run")
+        header = run(request(photos, method=mine, settings=()), tmp_path / "run").header
     assert header["method"]["name"] == "mine"
     assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["run"]["method"]["name"] == "mine"
 
@@ -326,9 +346,9 @@ def test_the_recipe_that_is_taken(method, folder, classes, shots, backbone, expe
 def test_a_recipe_that_is_taken_by_itself_is_said(photos: Path, tmp_path: Path) -> None:
     mine, said = tmp_path / "mine.toml", list[str]()
     mine.write_text('base = "tip_adapter"\n[recipes.few_shot]\nheads.cache.views = 1\n')
-    model, header = run(request(photos, method=str(mine), settings=()), None, Progress(say=said.append))
+    trained = run(request(photos, method=str(mine), settings=()), None, Progress(say=said.append))
     assert said == ["Recipe of mine for this training: few_shot."]
-    assert (header["recipe"], model.config.heads.cache.views) == ("few_shot", 1)
+    assert (trained.header["recipe"], trained.model.config.heads.cache.views) == ("few_shot", 1)
 
 
 def test_crops_and_flips_of_the_recipe_are_those_of_training(photos: Path, monkeypatch) -> None:
@@ -339,7 +359,7 @@ def test_crops_and_flips_of_the_recipe_are_those_of_training(photos: Path, monke
         made.append(args[1:])
         return real(*args)
 
-    monkeypatch.setattr("restore_vlm.training.run.train_transform", noted)
+    monkeypatch.setattr(sys.modules[fit_depth.__module__], "train_transform", noted)
     run(request(photos, settings=(*SHORT, "training.crop=[0.9, 1.0]", "training.flip=0.0")))
     run(request(photos))
     assert made == [((0.9, 1.0), 0.0), ((0.08, 1.0), 0.5)]

@@ -85,9 +85,14 @@ def test_every_flipped_bit_of_a_checkpoint_is_found(photos: Path, copy: RunFolde
 def test_a_damaged_log_is_not_lost_in_silence(photos: Path, copy: RunFolder, name: str, whole: Path) -> None:
     path: Path = getattr(copy, name)
     text = path.read_text()
-    for damaged in (text.replace('"loss": ', '"loss": 1', 1), f"null\n{text}", text.replace("\n", " ", 1)):
+    for damaged in (
+        text.replace('"loss": ', '"loss": 1', 1),
+        f"null\n{text}",
+        text.replace("\n", " ", 1),
+        text + text,
+    ):
         path.write_text(damaged)
-        with pytest.raises(UserError, match=rf"{name}\.jsonl is damaged .*line 1.* remove that line"):
+        with pytest.raises(UserError, match=rf"{name}\.jsonl is damaged .*line \d.* remove it to go on"):
             run(request(photos), copy.path)
     path.write_text(text)
     run(request(photos), copy.path)
@@ -95,11 +100,13 @@ def test_a_damaged_log_is_not_lost_in_silence(photos: Path, copy: RunFolder, nam
 
 
 def test_a_log_that_ends_too_early(photos: Path, copy: RunFolder) -> None:
-    lines = copy.metrics.read_text().splitlines(keepends=True)
-    for kept in (lines[:-1], []):
-        copy.metrics.write_text("".join(kept))
-        with pytest.raises(UserError, match="it ends before step 4, that of the checkpoint"):
-            run(request(photos), copy.path)
+    for path, last in ((copy.metrics, "step 4"), (copy.shift, "epoch 1")):
+        lines = path.read_text().splitlines(keepends=True)
+        for kept in (lines[:-1], []):
+            path.write_text("".join(kept))
+            with pytest.raises(UserError, match=f"it ends before {last}, that of the checkpoint"):
+                run(request(photos), copy.path)
+        path.write_text("".join(lines))
 
 
 def test_without_its_checkpoint_it_starts_anew_whatever_was_logged(
@@ -125,6 +132,7 @@ def test_a_checkpoint_of_another_run(photos: Path, copy: RunFolder) -> None:
         with pytest.raises(UserError, match="it is of another run"):
             run(request(photos), copy.path)
     copy.metrics.unlink()
+    copy.shift.unlink()
     write_tensors(copy.checkpoint, tensors, header | {"step": 99})
     with pytest.raises(UserError, match="it is of another run"):
         run(request(photos), copy.path)

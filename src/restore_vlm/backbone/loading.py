@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from restore_vlm.backbone.image_tower import ImageTower, open_image_tower
 from restore_vlm.backbone.text_tower import TextTower, open_text_tower
 from restore_vlm.errors import UserError, unknown
-from restore_vlm.runtime.files import parse_json, read_text
+from restore_vlm.runtime.files import is_folder, parse_json, read_text
 
 TINY = "tiny"
 WITHOUT = "choose a method that leaves that tower alone, such as tip_adapter_f or linear_probe"
@@ -114,7 +114,7 @@ def load_backbone(name: str = TINY) -> Backbone:
         model, where = _create("local-dir:" + str(files("restore_vlm") / "assets" / "tiny-clip"))
     elif name.startswith("hf-hub:"):
         model, where = _create(name)
-    elif Path(name).is_dir():
+    elif is_folder(Path(name)):
         _check_folder(Path(name))
         model, where = _create(f"local-dir:{name}")
     else:

@@ -1,6 +1,6 @@
 """Grids of runs over datasets, methods and seeds: planned, executed, tabulated."""
 
-from restore_vlm.bench.compare import Comparison, compare
+from restore_vlm.bench.compare import MethodComparison, compare_methods
 from restore_vlm.bench.datasets import DataRoot
 from restore_vlm.bench.engines import Local, Ray, inline
 from restore_vlm.bench.grid import outlook, run_grid
@@ -11,16 +11,16 @@ from restore_vlm.bench.store import Store
 from restore_vlm.bench.tables import Table, tables
 
 __all__ = [
-    "Comparison",
     "DataRoot",
     "Local",
+    "MethodComparison",
     "Plan",
     "Ray",
     "Request",
     "Results",
     "Store",
     "Table",
-    "compare",
+    "compare_methods",
     "inline",
     "make_plan",
     "outlook",

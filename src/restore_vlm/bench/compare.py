@@ -13,7 +13,7 @@ from restore_vlm.evaluation.statistics import Estimate, difference
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MethodComparison:
     """The differences first - second, in points of %.
 
     Attributes:
@@ -33,7 +33,9 @@ class Comparison:
         return found
 
 
-def compare(results: Results, first: str, second: str, measure: str | None = None) -> Comparison:
+def compare_methods(
+    results: Results, first: str, second: str, measure: str | None = None
+) -> MethodComparison:
     """Pairs the scores of two methods on the same dataset, shots and seed.
 
     Args:
@@ -65,7 +67,7 @@ def compare(results: Results, first: str, second: str, measure: str | None = Non
         pair = mine[dataset, shots, seed], theirs[dataset, shots, seed]
         both.setdefault((dataset, seed), []).append(pair)
     one, other = ({k: mean(pair[i] for pair in pairs) for k, pairs in both.items()} for i in (0, 1))
-    return Comparison({k: one[k] - other[k] for k in both}, difference(one, other))
+    return MethodComparison({k: one[k] - other[k] for k in both}, difference(one, other))
 
 
 def _of_runs(results: Results, method: str, measure: Measure) -> dict[tuple[str, int | None, int], float]:
@@ -86,7 +88,7 @@ def _of_runs(results: Results, method: str, measure: Measure) -> dict[tuple[str,
     return found
 
 
-def show(found: Comparison, first: str, second: str, protocol: str) -> None:
+def show(found: MethodComparison, first: str, second: str, protocol: str) -> None:
     """Prints a comparison, per dataset and over all."""
     from restore_vlm.terminal import out, table
 
@@ -103,7 +105,7 @@ def _interval(e: Estimate) -> str:
     return f"95 % interval of the mean {e.low:+.2f} to {e.high:+.2f}, p = {e.p:.3g}, over {e.over}."
 
 
-def _reach(found: Comparison) -> str:
+def _reach(found: MethodComparison) -> str:
     datasets, seeds = ({pair[i] for pair in found.pairs} for i in (0, 1))
     if len(datasets) == 1:
         return "It says nothing about other datasets."

@@ -106,6 +106,14 @@ class DataRoot:
             raise UserError(f"There is nothing to test on in {name}: all images are for training.")
         return self._subset(name, chosen, items)
 
+    def validation(self, name: str, part: Part, shots: int | None, seed: int) -> Subset | None:
+        """The published few of the dataset's own validation split; None where there is none to spare."""
+        data = self.load(name)
+        if not data.split or not data.val or not data.test:
+            return None
+        chosen = select_classes(self._few(name, shots, seed), part)
+        return self._subset(name, chosen, chosen.val)
+
     def _subset(self, name: str, chosen: Dataset, items: list[Item]) -> Subset:
         digest = listing(items, chosen.classes, self._anchor(name))
         return Subset(name, tuple(chosen.classes), tuple(items), digest)

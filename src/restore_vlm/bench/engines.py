@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import parent_process
+from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -20,6 +18,7 @@ import torch
 from restore_vlm.bench.execute import execute
 from restore_vlm.bench.plan import Job
 from restore_vlm.errors import UserError
+from restore_vlm.runtime.children import run_in_child
 
 DIED = "its process was killed, perhaps for lack of memory; the same command tries it again"
 
@@ -75,13 +74,19 @@ class Local:
         finally:
             for server in servers:
                 server.stop()
+            for member in crew:
+                if member.is_alive():
+                    member.join()
         failed = next((s.failure for s in servers if s.failure), None)
         if failed:
             raise failed
 
 
 class _Worker:
-    """A process that executes one run after the other, started anew when it dies."""
+    """A process that executes one run after the other, started anew when it dies.
+
+    It is bound to the thread that calls :meth:`serve`, and ends with it.
+    """
 
     def __init__(self, out: Path, threads: int, gpu: int | None) -> None:
         self.out, self.threads, self.gpu = out, threads, gpu
@@ -89,6 +94,7 @@ class _Worker:
         self.pipe: Connection | None = None
         self.failure: BaseException | None = None
         self.stopped = False
+        self.lock = threading.Lock()
 
     def serve(self, queue: SimpleQueue[Job], watch: Watch) -> None:
         try:
@@ -98,18 +104,25 @@ class _Worker:
                 if not self.stopped:
                     watch.finished(job, error)
         except Empty:
-            self.stop()
+            pass
         except BaseException as error:
             self.failure = error
+        finally:
+            self.stop()
+            if self.process is not None:
+                self.process.join()
 
     def stop(self) -> None:
+        """Kills the process, or keeps one that is just being started from being left behind."""
         self.stopped = True
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
+        with self.lock:
+            if self.process is not None:
+                self.process.kill()
 
     def _run(self, job: Job, watch: Watch) -> str | None:
         pipe = self._connected()
+        if pipe is None:
+            return DIED
         try:
             pipe.send(job)
             while True:
@@ -121,22 +134,24 @@ class _Worker:
             self.pipe = None
             return DIED
 
-    def _connected(self) -> Connection:
-        if self.pipe is None:
-            context = multiprocessing.get_context("spawn")
-            self.pipe, theirs = context.Pipe()
-            self.process = context.Process(target=_serve, args=(theirs, self.out, self.threads, self.gpu))
-            self.process.start()
-            theirs.close()
-        return self.pipe
+    def _connected(self) -> Connection | None:
+        with self.lock:
+            if self.stopped:
+                return None
+            if self.pipe is None:
+                context = multiprocessing.get_context("spawn")
+                self.pipe, theirs = context.Pipe()
+                where = f"{_serve.__module__}:{_serve.__name__}"
+                self.process = context.Process(
+                    target=run_in_child, args=(where, theirs, self.out, self.threads, self.gpu)
+                )
+                self.process.start()
+                theirs.close()
+            return self.pipe
 
 
 def _serve(pipe: Connection, out: Path, threads: int, gpu: int | None) -> None:
-    """The life of a worker process; it ends with its parent, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+    """The life of a worker process."""
     if gpu is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[gpu] if visible != [""] else str(gpu)

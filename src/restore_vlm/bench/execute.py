@@ -14,15 +14,18 @@ from restore_vlm.bench.datasets import Subset
 from restore_vlm.bench.features import evaluate_cached
 from restore_vlm.bench.plan import Job
 from restore_vlm.bench.store import JobFolder, Store
-from restore_vlm.classifier import Classifier, fit
+from restore_vlm.classifier import Classifier
 from restore_vlm.data.dataset import same_name
 from restore_vlm.errors import UserError
 from restore_vlm.measure import Probe
 from restore_vlm.method import PromptedModel, load_recipe
 from restore_vlm.runtime.files import DamagedFile
 from restore_vlm.runtime.locks import locked
-from restore_vlm.training import Progress, write_atomic, write_json
+from restore_vlm.training import Progress, RunConfig, run, write_atomic, write_json
 from restore_vlm.training.loop import OnStep
+
+SOME = 0.2
+"""Asks for validation; data that have a validation split give up none of their training images."""
 
 
 def execute(job: Job, out: Path, on_step: OnStep = lambda done, total, metrics: None) -> str | None:
@@ -49,7 +52,7 @@ def execute(job: Job, out: Path, on_step: OnStep = lambda done, total, metrics: 
 
 
 def _execute(job: Job, place: JobFolder, out: Path, on_step: OnStep) -> None:
-    missing = job.lacking(place.result)
+    missing = job.lacking(place.done)
     if not missing:
         return
     if not place.label():
@@ -93,16 +96,19 @@ def _trained(job: Job, place: JobFolder, on_step: OnStep) -> PromptedModel:
     assert job.spec.seed is not None
     data, shots, part, names = _training_data(job, job.train, place.data)
     place.forget_elsewhere(data, job.device)
-    classifier = fit(
-        data, job.method, job.backbone, shots, job.spec.seed, part, job.settings, place.model,
-        Progress(on_step=on_step), recipe=job.recipe, names=names, precision=job.spec.precision,
-        device=job.device,
+    config = RunConfig(
+        data=str(data), method=job.method, backbone=job.backbone, shots=shots, seed=job.spec.seed,
+        classes=part, settings=job.settings, recipe=job.recipe, names=names, device=job.device,
+        precision=job.spec.precision,  # type: ignore[arg-type]
+        validation=SOME if job.validation else None,
     )  # fmt: skip
-    return classifier.model
+    return run(config, place.model, Progress(on_step=on_step)).model
 
 
 def _training_data(job: Job, train: Subset, folder: Path) -> tuple[Path, int | None, str, str | None]:
     """Data, shots, classes and file of names for training: a list of just the images that are used.
+
+    Where settings are chosen on validation images these are in the list, as its validation split.
 
     Names that repeat, as ImageNet's do, are read from the published dataset alone; there it is the
     dataset itself, of which all images are looked at to draw the very same few.
@@ -112,6 +118,10 @@ def _training_data(job: Job, train: Subset, folder: Path) -> tuple[Path, int | N
         return place.absolute(), shots, part, None
     manifest, names = folder / "train.jsonl", folder / "names.txt"
     rows = [{"path": str(i.path.absolute()), "class": f"{i.label:06}"} for i in train.items]
+    if job.validation:
+        rows = [row | {"split": "train"} for row in rows]
+        held = job.validation.items
+        rows += [{"path": str(i.path.absolute()), "class": f"{i.label:06}", "split": "val"} for i in held]
     write_atomic(manifest, "".join(json.dumps(row) + "\n" for row in rows))
     write_atomic(names, "".join(f"{name}\n" for name in train.classes))
     return manifest, None, "all", str(names)

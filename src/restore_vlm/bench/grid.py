@@ -69,7 +69,7 @@ def run_grid(
 
 def missing(jobs: Iterable[Job], store: Store) -> list[Job]:
     """The runs of which a test is not done, or is to be done again."""
-    return [j for j in jobs if j.lacking(store.run(j.spec.address).result)]
+    return [j for j in jobs if j.lacking(store.run(j.spec.address).done)]
 
 
 def outlook(plan: Plan, store: Store) -> Outlook:

@@ -81,6 +81,7 @@ class Job:
         label: For people.
         method: As requested, with ``recipe`` and ``settings`` as resolved for this run.
         train: None where nothing is learned.
+        validation: To choose settings on, where the method does and the dataset has some.
         drawn: Where ``train`` was drawn from: the dataset's place, shots and classes.
         tests: By address.
     """
@@ -93,6 +94,7 @@ class Job:
     backbone: str
     device: str | None
     train: Subset | None
+    validation: Subset | None
     drawn: tuple[Path, int | None, str]
     tests: dict[str, Test] = field(default_factory=dict)
 
@@ -190,6 +192,7 @@ def _runs(trial: Trial, method: str, request: Request, data: DataRoot) -> Iterat
         own = _follows_dataset(chosen, settings)
         drawn = (trial.shots, trial.seed)
         train = data.train(trial.dataset, trial.part, *drawn) if learns(chosen) else None
+        validation = data.validation(trial.dataset, trial.part, *drawn) if chosen.searches else None
         elsewhere = test.dataset != trial.dataset
         images = data.test(test.dataset, test.part, None if elsewhere else drawn)
         home = data.template(trial.dataset if train else test.dataset) if own else None
@@ -201,6 +204,7 @@ def _runs(trial: Trial, method: str, request: Request, data: DataRoot) -> Iterat
             request.precision,
             trial.seed if train else None,
             (train or images).digest,
+            validation.digest if validation else None,
         )
         shots = _shots(trial.protocol, trial.shots)
         where = f"{trial.dataset}{shots}, seed {trial.seed}" if train else _tested(test.dataset, test.part)
@@ -219,6 +223,7 @@ def _runs(trial: Trial, method: str, request: Request, data: DataRoot) -> Iterat
             request.backbone,
             request.device,
             train,
+            validation,
             (data.place(trial.dataset), trial.shots, trial.part),
             {what.address: what},
         )

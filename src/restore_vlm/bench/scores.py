@@ -116,7 +116,7 @@ class Results:
 
     def __init__(self, keys: Sequence[ResultKey], store: Store) -> None:
         self.keys, self.protocol = list(keys), get_protocol(keys[0].protocol)
-        self.found = {key: store.result(key) for key in self.keys}
+        self.found = {key: store.done(key) for key in self.keys}
         self.failures = {key: store.failure(key) for key, result in self.found.items() if result is None}
         self.doubtful = _doubtful(self.found, store)
 

@@ -42,6 +42,7 @@ class Spec:
         precision: Resolved.
         seed: None where nothing is drawn.
         images: Digest of the training images and classes; where nothing is learned, of those of the test.
+        validation: Digest of the images that settings are chosen on, where the method does.
     """
 
     recipe: Mapping[str, Any]
@@ -49,10 +50,14 @@ class Spec:
     precision: str
     seed: int | None
     images: str
+    validation: str | None = None
 
     @property
     def address(self) -> str:
-        return address(asdict(self))
+        fields = asdict(self)
+        if self.validation is None:
+            del fields["validation"]
+        return address(fields)
 
 
 def learns(recipe: Recipe) -> bool:

@@ -83,18 +83,27 @@ class JobFolder:
         return self.path / "tests" / f"{test}.json"
 
     def result(self, test: str) -> dict[str, Any] | None:
-        """What a test found, or None while it has not been or where its file is damaged."""
+        """What a test found, or None while it has not been.
+
+        Raises:
+            UserError: If its file is damaged.
+        """
+        path = self.test(test)
+        return read_json(path, TestResult, AGAIN) if path.exists() else None
+
+    def done(self, test: str) -> dict[str, Any] | None:
+        """What a test found, or None where it has to be computed, be it again."""
         with suppress(UserError):
-            return read_json(self.test(test), TestResult, AGAIN)
+            return self.result(test)
         return None
 
     def failure(self, test: str) -> str | None:
         """Why there is no result of a test, in one sentence; None if it was not tried."""
-        if self.test(test).exists():
-            return f"{self.test(test)} is damaged; {AGAIN}"
-        with suppress(UserError):
-            return read_json(self.error, Failure, AGAIN)["error"]
-        return None
+        try:
+            self.result(test)
+            return read_json(self.error, Failure, AGAIN)["error"] if self.error.exists() else None
+        except UserError as error:
+            return str(error).rstrip(".")
 
     def label(self) -> str:
         """What people call the run; empty where its file is absent or damaged."""
@@ -110,7 +119,7 @@ class JobFolder:
 
     def results(self) -> list[dict[str, Any]]:
         """What all finished tests found."""
-        found = [self.result(path.stem) for path in sorted((self.path / "tests").glob("*.json"))]
+        found = [self.done(path.stem) for path in sorted((self.path / "tests").glob("*.json"))]
         return [result for result in found if result is not None]
 
     def training_seconds(self) -> float:
@@ -154,6 +163,9 @@ class Store:
     def recipe(self, key: ResultKey) -> dict[str, Any]:
         """What its run was made with; empty where that is not known."""
         return self.run(key.run).recipe()
+
+    def done(self, key: ResultKey) -> dict[str, Any] | None:
+        return self.run(key.run).done(key.test)
 
     def failure(self, key: ResultKey) -> str | None:
         return self.run(key.run).failure(key.test)

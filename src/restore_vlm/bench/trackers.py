@@ -66,7 +66,7 @@ class Tracking:
     def __call__(self, job: Job) -> None:
         place = self.store.run(job.spec.address)
         file = place.path / f"tracked-{self.tracker}.json"
-        tests = sorted(t for t in job.tests if place.result(t) is not None)
+        tests = sorted(t for t in job.tests if place.done(t) is not None)
         with suppress(UserError):
             if not tests or read_json(file, StoredTests, "")["tests"] == tests:
                 return
@@ -77,7 +77,7 @@ class Tracking:
 def _tracked_run(job: Job, place: JobFolder, out: Path) -> TrackedRun:
     scores = {}
     for address, test in job.tests.items():
-        result = place.result(address)
+        result = place.done(address)
         if result is not None:
             part = "" if job.train is None or len(job.tests) == 1 else f"_{_part(job, address)}"
             scores[f"accuracy/{test.images.name}{part}"] = result["accuracy"]

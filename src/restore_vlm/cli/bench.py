@@ -192,7 +192,7 @@ def _trials(
 @bench.command()
 def table(out: OutArgument, form: Format = Form.terminal) -> None:
     """Print the tables of all runs finished in OUT."""
-    for conditions, results in _grids(out):
+    for conditions, results in _grids(out, whole=form is Form.csv):
         _print(conditions, results, form)
 
 
@@ -205,17 +205,17 @@ def compare(
     measure: Annotated[str | None, typer.Option(help="HM, base or novel; elsewhere accuracy.")] = None,
 ) -> None:
     """Compare two methods pair by pair over datasets and seeds."""
-    from restore_vlm.bench import compare as paired
+    from restore_vlm.bench import compare_methods
     from restore_vlm.bench.compare import show
     from restore_vlm.errors import unknown
 
-    grids = [results for _, results in _grids(out)]
+    grids = [results for _, results in _grids(out, whole=True)]
     known = list(dict.fromkeys(results.protocol.name for results in grids))
     if protocol is not None and protocol not in known:
         raise unknown(f"protocol in {out}", protocol, known)
     for results in grids:
         if protocol in (None, results.protocol.name):
-            show(paired(results, first, second, measure), first, second, results.protocol.name)
+            show(compare_methods(results, first, second, measure), first, second, results.protocol.name)
 
 
 def _outlook(plan: Plan, store: Store) -> None:
@@ -233,10 +233,15 @@ def _outlook(plan: Plan, store: Store) -> None:
     console.print(f"Time, one run after the other: {time}", highlight=False)
 
 
-def _grids(out: Path) -> list[tuple[dict[str, Any], Results]]:
+def _grids(out: Path, whole: bool = False) -> list[tuple[dict[str, Any], Results]]:
+    """The grids of a folder; damaged results are refused where they must be ``whole``, else noted below."""
     from restore_vlm.bench import Results, Store
 
     store = Store(out)
+    if whole:
+        for _, keys in store.grids():
+            for key in keys:
+                store.result(key)
     return [(conditions, Results(keys, store)) for conditions, keys in store.grids() if keys]
 
 

@@ -64,6 +64,23 @@ def shots_per_class(text: str) -> int | None:
     return int(text)
 
 
+def validation_share(text: str) -> float | None:
+    """``--validation``: a share between 0 and 1, or None for none.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    if text == "none":
+        return None
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise UserError(f"--validation {text!r} is neither a share between 0 and 1 nor none.")
+    return share
+
+
 def progress_on(display: Bars) -> Progress:
     """Callbacks that move the bars of a display."""
     from restore_vlm.training import Progress
@@ -81,6 +98,7 @@ def progress_on(display: Bars) -> Progress:
         say=display.say,
         checked=lambda done, total: display.move("checking images", done, total),
         fitted=lambda done, total: display.move("encoding images", done, total),
+        compared=lambda done, total: display.move("comparing", done, total),
         on_step=step,
         on_shift=shift,
     )

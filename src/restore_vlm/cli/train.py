@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from restore_vlm.cli.options import Device, Precision, SkipBad, place, progress_on, shots_per_class
+from restore_vlm.cli.options import (
+    Device,
+    Precision,
+    SkipBad,
+    place,
+    progress_on,
+    shots_per_class,
+    validation_share,
+)
 from restore_vlm.errors import UserError
 
 if TYPE_CHECKING:
-    from restore_vlm.evaluation import Evaluation
+    from restore_vlm.evaluation import Comparison, Evaluation
 
 Data = Annotated[str, typer.Argument(help="Image folder, CSV or JSON-lines manifest, or benchmark folder.")]
 Run = Annotated[Path, typer.Argument(help="A run folder of restore-vlm train.")]
@@ -49,6 +57,10 @@ def train(
     log_shift: Annotated[
         bool, typer.Option("--log-shift", help="Write feature shift to shift.jsonl after every epoch.")
     ] = False,
+    validation: Annotated[
+        str,
+        typer.Option(help="Share of the photos to hold back where none are left for validation, or none."),
+    ] = "0.2",
 ) -> None:
     """Adapt a model to the photos in DATA.
 
@@ -65,9 +77,12 @@ def train(
     with bars() as display:
         classifier = fit(
             data, method, backbone, shots_per_class(shots), seed, classes, settings or (), folder,
-            progress_on(display), recipe=recipe, names=str(names) if names else None,
+            progress_on(display), validation_share(validation), recipe=recipe,
+            names=str(names) if names else None,
             precision=precision.value, device=device, skip_bad_images=skip_bad_images, log_shift=log_shift,
         )  # fmt: skip
+    if not place()[0] and validation != "none":
+        _show_comparison(classifier.validation)
     err.print(
         f"Learned {len(classifier.classes)} classes with {Path(method).stem}: [bold]{folder}[/]",
         highlight=False,
@@ -169,3 +184,22 @@ def _show(result: Evaluation) -> None:
     if result.confusions:
         rows = [[c["true"], c["predicted"], str(c["count"])] for c in result.confusions]
         table("Most frequent mistakes", "shows", "taken for", "times", rows=rows)
+
+
+def _show_comparison(found: Comparison | None) -> None:
+    from restore_vlm.terminal import err, out, percent, table
+
+    if found is None:
+        err.print(
+            "No validation photos, so nothing is said of how good this is: classes of 5 or more give some."
+        )
+        return
+    where = "validation photos, on which its settings were chosen" if found.reused else "validation photos"
+    rows = [
+        [s.method, percent(s.accuracy), f"{percent(s.interval[0])} to {percent(s.interval[1])}"]
+        for s in found.scores
+    ]
+    rows.append(["guessing", percent(1 / found.classes), ""])
+    title = f"{found.photos} {where}, {found.classes} classes"
+    table(title, "", "accuracy, %", "95 % interval", rows=rows)
+    out.print(found.verdict, highlight=False, markup=False)

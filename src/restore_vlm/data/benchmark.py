@@ -9,9 +9,9 @@ from typing import Any
 
 from restore_vlm.data.dataset import Dataset, Item
 from restore_vlm.data.folders import subfolders
-from restore_vlm.data.text import is_file, listing
+from restore_vlm.data.text import listing
 from restore_vlm.errors import UserError
-from restore_vlm.runtime.files import intact, parse_json, read_text
+from restore_vlm.runtime.files import intact, is_file, parse_json, read_text
 
 PREFIX = "split_zhou_"
 PARTS = ("train", "val", "test")
@@ -61,7 +61,10 @@ def read_split(file: Path) -> Rows:
     except ValueError as error:
         raise UserError(f"{file} is not JSON ({error}); download the split file again.") from None
     if not intact(content):
-        raise UserError(f"{file} was changed after it was made; remove it, and it is made again.")
+        raise UserError(
+            f"{file} was changed after it was made; remove it, and it is made again, or remove its 'sha256' "
+            "if you changed it yourself."
+        )
     if not isinstance(content, dict) or not content.get("train") or not content.get("test"):
         raise UserError(f"{file} is not a split file; it should hold 'train', 'val' and 'test' lists.")
     return {part: _rows(file, part, content.get(part, [])) for part in PARTS}

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from restore_vlm.data.text import is_file
 from restore_vlm.errors import UserError, unknown
-from restore_vlm.runtime.files import read_text
+from restore_vlm.runtime.files import is_file, read_text
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torchvision import transforms as T
 from restore_vlm.data.dataset import Item
 from restore_vlm.data.images import BadImage, open_image
 from restore_vlm.errors import UserError
+from restore_vlm.runtime.children import end_with_parent
 
 SMALL = 128
 MOST_WORKERS = 8
@@ -141,6 +142,7 @@ def loader(
         batch_size=batch,
         sampler=None if order is None else list(order),
         num_workers=_workers(images) if workers is None else workers,
+        worker_init_fn=end_with_parent,
         generator=torch.Generator().manual_seed(0),  # else iterating would draw from the global one
     )
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from restore_vlm.data.dataset import Dataset, Item
-from restore_vlm.data.text import is_file
 from restore_vlm.errors import UserError
-from restore_vlm.runtime.files import parse_json, read_text
+from restore_vlm.runtime.files import is_file, parse_json, read_text
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson")
 SPLITS = ("train", "val", "test")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from restore_vlm.data.text import is_file, listing
+from restore_vlm.data.text import listing
 from restore_vlm.errors import UserError, unknown
-from restore_vlm.runtime.files import parse_json, read_text
+from restore_vlm.runtime.files import is_file, parse_json, read_text
 
 
 def read_names(path: Path, folders: list[str]) -> list[str]:

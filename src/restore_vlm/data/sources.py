@@ -11,10 +11,10 @@ from restore_vlm.data.dataset import Dataset, Item, same_name, select_classes
 from restore_vlm.data.folders import read_folder
 from restore_vlm.data.manifest import SUFFIXES, read_manifest
 from restore_vlm.data.names import read_names
-from restore_vlm.data.text import is_file, is_folder
 from restore_vlm.errors import UserError
+from restore_vlm.runtime.files import is_file, is_folder
 
-__all__ = ["Dataset", "Item", "load_dataset", "select_classes"]
+__all__ = ["Dataset", "Item", "load_dataset", "published", "select_classes"]
 
 NAMES = "classes.txt"
 
@@ -44,6 +44,12 @@ def load_dataset(source: Path | str, names: Path | None = None) -> Dataset:
     if recognise(source) is None:  # published names may repeat: ImageNet has two missiles
         _check_names(source, dataset.classes)
     return dataset
+
+
+def published(source: Path | str) -> bool:
+    """Whether a source is a published data set, of which the published samples are to be drawn."""
+    source = Path(source).expanduser()
+    return is_folder(source) and (split_file(source) is not None or recognise(source) is not None)
 
 
 def _read(source: Path) -> tuple[Dataset, Path | None]:

@@ -1,24 +1,6 @@
-"""Paths a user hands over, and lists in sentences."""
+"""Lists in sentences."""
 
 from __future__ import annotations
-
-from pathlib import Path
-
-
-def is_file(path: Path) -> bool:
-    """Whether the path is a file; impossible paths are not."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Whether the path is a folder; impossible paths are not."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
 
 
 def listing(names: list[str], most: int = 10) -> str:

@@ -11,7 +11,7 @@ from restore_vlm.bench import Store
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation import Evaluation
 from restore_vlm.measure.shift import Measurement
-from restore_vlm.runtime.files import read_json
+from restore_vlm.runtime.files import is_file, is_folder, read_json
 from restore_vlm.training import RunFolder
 
 
@@ -44,7 +44,7 @@ class Record:
         seed: Of the run.
         backbone: Its name.
         result: The fields of :class:`restore_vlm.evaluation.Evaluation`, and where it was measured
-            ``shift``, those of :class:`restore_vlm.shift.Measurement`.
+            ``shift``, those of :class:`restore_vlm.measure.Measurement`.
         folder: The run folder; None where nothing is learned.
     """
 
@@ -100,9 +100,9 @@ def read_each(paths: Sequence[Path]) -> list[list[Record]]:
 
 
 def _of(path: Path) -> list[Record]:
-    if (path / "grids").is_dir():
+    if is_folder(path / "grids"):
         found = list(_grid(Store(path)))
-    elif RunFolder(path).config.is_file():
+    elif is_file(RunFolder(path).config):
         found = list(_run(RunFolder(path)))
     else:
         raise UserError(f"{path} is neither a run of restore-vlm train nor a grid of restore-vlm bench.")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from restore_vlm.errors import UserError
 from restore_vlm.figures.numbers import ZERO, halves, variants
@@ -71,8 +72,13 @@ def _run(record: Record, changed: str) -> Run:
         *known,
         shift["total_discrepancy"],
         shift["after"]["matching"] - shift["before"]["matching"],
-        *(mean(block["relative"]["mean"] for block in shift[tower]) for tower in ("text", "image")),
+        *(_over_blocks(shift[tower]) for tower in ("text", "image")),
     )
+
+
+def _over_blocks(blocks: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean relative shift; None of a tower that shows no blocks."""
+    return mean(block["relative"]["mean"] for block in blocks) if blocks else None
 
 
 def zero_shot(runs: Sequence[Run]) -> dict[tuple[str, str, int], float]:

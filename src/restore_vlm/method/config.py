@@ -19,6 +19,7 @@ from pydantic import (
 from restore_vlm.method.templates import checked_ensemble, checked_template
 
 Ratio = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Bound = Annotated[float, Field(gt=0.1, allow_inf_nan=False)]
 
 
 def _areas(value: tuple[float, float]) -> tuple[float, float]:
@@ -205,6 +206,8 @@ class CacheConfig(Part):
         views: Random crops averaged per training image.
         crop: Their areas.
         learned: Whether the keys are learned (Tip-Adapter-F).
+        search: Largest beta and alpha of the grid that is searched on validation photos, where there
+            are any; None keeps alpha and beta as they are. The released code searches up to 7 and 3.
     """
 
     alpha: Ratio = 1.0
@@ -212,16 +215,20 @@ class CacheConfig(Part):
     views: PositiveInt = 10
     crop: Areas = _later((0.5, 1.0))
     learned: bool = False
+    search: tuple[Bound, Bound] | None = (7.0, 3.0)
 
 
 class LinearProbeConfig(Part):
     """Logistic regression on the frozen image features (arXiv 2103.00020).
 
     Attributes:
-        c: Inverse of the l2 regularisation.
+        c: Inverse of the l2 regularisation, for features of unit length: the published 0.316 for
+            features of length 10, about that of CLIP's.
+        search: Whether c is searched on validation photos, where there are any.
     """
 
-    c: Annotated[float, Field(gt=0)] = 0.316
+    c: Annotated[float, Field(gt=0)] = 31.6
+    search: bool = True
 
 
 class HeadsConfig(Part):
@@ -305,6 +312,12 @@ class MethodConfig(Part):
         head = self.heads.task_residual if tower == "text" else self.heads.clip_adapter
         parts = self.prompts, self.weights.lora, self.weights.finetune
         return bool(self.surgery or head or any(p and p.towers in (tower, "both") for p in parts))
+
+    @property
+    def searches(self) -> bool:
+        """Whether settings are chosen on validation photos."""
+        cache, probe = self.heads.cache, self.heads.linear_probe
+        return bool((cache and cache.search) or (probe and probe.search))
 
     @property
     def conditional(self) -> bool:

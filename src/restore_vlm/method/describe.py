@@ -73,6 +73,8 @@ def essential(recipe: Recipe) -> Table:
             del holder[leaf]
     if recipe.losses.cross_entropy is None:
         table["losses"]["cross_entropy"] = "none"
+    if recipe.heads.cache and recipe.heads.cache.search is None:
+        table["heads"]["cache"]["search"] = "none"
     return {k: v for k, v in table.items() if v != {}}
 
 

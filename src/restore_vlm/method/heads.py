@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +14,35 @@ from restore_vlm.errors import UserError
 from restore_vlm.method.config import CacheConfig, ClipAdapterConfig, HeadsConfig, TaskResidualConfig
 
 ITERATIONS = 1000
+FIRST_STEP, LAST_STEP, REACH = 2.0, 0.125, 6.0
+"""Of the sweep over c, in decades."""
+BETAS, ALPHAS, LEAST = 200, 20, 0.1
+"""Of the grid over a cache's beta and alpha: values of each, and the smallest."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings that were chosen on validation photos.
+
+    Attributes:
+        settings: By key, such as ``heads.cache.alpha``.
+        photos: How many they were chosen on.
+        before: Share of the photos told right with the recipe's settings.
+        after: The same with those chosen.
+    """
+
+    settings: dict[str, float]
+    photos: int
+    before: float
+    after: float
+
+    def sentence(self) -> str:
+        """What was chosen, for people."""
+        values = " and ".join(f"{key} = {value:.3g}" for key, value in self.settings.items())
+        return (
+            f"{values} chosen on {self.photos} validation photos, of which {100 * self.after:.1f} % come out "
+            f"right ({100 * self.before:.1f} % with the recipe's own)."
+        )
 
 
 class ClipAdapter(nn.Module):
@@ -98,9 +129,47 @@ class Cache(nn.Module):
 
     def forward(self, logits: Tensor, features: Tensor, rows: Tensor) -> Tensor:
         """(b, c) logits of training classes ``rows`` (c,) and (b, d) unit features -> (b, c)."""
-        weight = torch.exp(self.beta * (features @ self.keys.T - 1))
-        votes = logits.new_zeros(len(logits), self.classes).index_add(1, self.labels, weight)
-        return logits + self.alpha * (rows >= 0) * votes[:, rows.clamp(min=0)]
+        return logits + self.alpha * self._votes(features @ self.keys.T, rows)
+
+    def _votes(self, affinity: Tensor, rows: Tensor) -> Tensor:
+        """(b, m) cosines to the keys -> (b, c), 0 for classes never seen."""
+        weight = torch.exp(self.beta * (affinity - 1))
+        votes = weight.new_zeros(len(weight), self.classes).index_add(1, self.labels, weight)
+        return (rows >= 0) * votes[:, rows.clamp(min=0)]
+
+    @torch.no_grad()
+    def choose(
+        self, logits: Tensor, features: Tensor, rows: Tensor, labels: Tensor, most: tuple[float, float]
+    ) -> Choice:
+        """Takes the beta and alpha of a grid that tell most validation photos right.
+
+        200 betas by 20 alphas, from 0.1 up to but without ``most``, as in Tip-Adapter's released code; what
+        it starts with stays unless another is better, and of equals the first is taken, smaller betas first.
+
+        Args:
+            logits: (n, c) of the towers alone.
+            features: (n, d), unit length.
+            rows: (c,) of the training classes.
+            labels: (n,), columns of ``logits``.
+            most: Of beta, of alpha.
+        """
+        affinity = features @ self.keys.T
+
+        def right(alpha: float, votes: Tensor) -> int:
+            return int(((logits + alpha * votes).argmax(-1) == labels).sum())
+
+        best = before = right(self.alpha, self._votes(affinity, rows))
+        alpha, beta = self.alpha, self.beta
+        betas, alphas = _grid(most[0], BETAS), _grid(most[1], ALPHAS)
+        for beta_tried in betas:
+            self.beta = beta_tried
+            votes = self._votes(affinity, rows)
+            for alpha_tried in alphas:
+                if (found := right(alpha_tried, votes)) > best:
+                    best, alpha, beta = found, alpha_tried, beta_tried
+        self.alpha, self.beta = alpha, beta
+        chosen, count = {"heads.cache.alpha": alpha, "heads.cache.beta": beta}, len(labels)
+        return Choice(chosen, count, before / count, best / count)
 
 
 class LinearProbe(nn.Module):
@@ -138,12 +207,53 @@ class LinearProbe(nn.Module):
         if len(labels.unique()) < 2:
             raise UserError("A linear probe tells classes apart: it needs images of at least two.")
         probe = LogisticRegression(C=self.c, max_iter=ITERATIONS)
-        probe.fit(F.normalize(features, dim=-1).double().cpu().numpy(), labels.cpu().numpy())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # at a large c it stops at the published number of iterations
+            probe.fit(F.normalize(features, dim=-1).double().cpu().numpy(), labels.cpu().numpy())
         seen, weight, bias = (torch.from_numpy(a) for a in (probe.classes_, probe.coef_, probe.intercept_))
         if len(seen) == 2:
             weight, bias = torch.cat([0 * weight, weight]), torch.cat([0 * bias, bias])
         self.weight[seen], self.bias[seen] = weight.to(self.weight), bias.to(self.bias)
         self.seen[seen] = True
+
+    def choose(
+        self, features: Tensor, labels: Tensor, validation: Tensor, validation_labels: Tensor
+    ) -> Choice:
+        """Takes the c that tells most validation photos right, and fits with it.
+
+        As CLIP's own evaluation (arXiv 2103.00020, appendix A.3): seven values two decades apart, then
+        both neighbours of the best at half the distance, down to eight values per decade. They lie around
+        the c it starts with, which stays unless another is better.
+
+        Args:
+            features: (m, d) to fit to, with ``labels`` (m,).
+            labels: Of the training images.
+            validation: (n, d) to choose on, with ``validation_labels`` (n,).
+            validation_labels: Of the validation images.
+        """
+        start, unit = self.c, F.normalize(validation, dim=-1).to(self.weight)
+        known: dict[float, int] = {}
+
+        def right(decades: float) -> int:
+            if decades not in known:
+                self.c = start * 10**decades
+                self.fit(features, labels)
+                own = F.linear(unit, self.weight, self.bias).masked_fill(~self.seen, -torch.inf)
+                known[decades] = int((own.argmax(-1).cpu() == validation_labels.cpu()).sum())
+            return known[decades]
+
+        best, step = 0.0, FIRST_STEP
+        before = right(best)
+        reach = [FIRST_STEP * i for i in range(1, round(REACH / FIRST_STEP) + 1)]
+        candidates = [sign * distance for distance in reach for sign in (-1, 1)]
+        while step >= LAST_STEP:
+            best = max([best, *candidates], key=right)
+            step /= 2
+            candidates = [best - step, best + step]
+        self.c = start * 10**best
+        self.fit(features, labels)
+        count = len(validation_labels)
+        return Choice({"heads.linear_probe.c": self.c}, count, before / count, known[best] / count)
 
     def forward(self, logits: Tensor, features: Tensor, rows: Tensor) -> Tensor:
         """(b, c) logits of training classes ``rows`` (c,) and (b, d) unit features -> (b, c)."""
@@ -188,3 +298,8 @@ class Heads(nn.Module):
                 if head is not None:
                     logits = head(logits, image_features, rows)
         return logits
+
+
+def _grid(most: float, count: int) -> list[float]:
+    """Values from the least up to but without ``most``."""
+    return [LEAST + i * (most - LEAST) / count for i in range(count)]

@@ -156,19 +156,20 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     write_atomic(path, "".join(map(_line, lines)))
 
 
-def read_lines(path: Path, kind: Any, advice: str) -> list[dict[str, Any]]:
+def read_lines(path: Path, kind: Any, advice: str, count: str | None = None) -> list[dict[str, Any]]:
     """Reads what :func:`add_lines` wrote; a last line that a kill cut off is left out.
 
     Args:
         path: The file; one that is absent has no lines.
         kind: The form of each line, as a type that pydantic knows.
         advice: What to do where it is damaged, as the end of a sentence.
+        count: Key of a number that grows by one from line to line.
 
     Returns:
         The lines without their checksums.
 
     Raises:
-        DamagedFile: If a line is not what was written, or not of that form.
+        DamagedFile: If a line is not what was written, not of that form, missing or there twice.
         UserError: If the file cannot be read.
     """
     found: list[dict[str, Any]] = []
@@ -184,6 +185,9 @@ def read_lines(path: Path, kind: Any, advice: str) -> list[dict[str, Any]]:
             raise DamagedFile.because(path, f"the checksum of line {number} does not fit", advice)
         if reason := misfit(line, kind):
             raise DamagedFile.because(path, f"line {number}: {reason}", advice)
+        if count and found and line[count] != found[-1][count] + 1:
+            reason = f"{count} {line[count]} follows {found[-1][count]} in line {number}"
+            raise DamagedFile.because(path, reason, advice)
         found.append(line)
     return found
 
@@ -268,6 +272,22 @@ def read_bytes(path: Path, advice: str, largest: int | None = None) -> bytes:
     except (OSError, ValueError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or error or "it does not fit into memory"
         raise UserError(f"{path} cannot be read ({reason}); {advice}.") from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether the path is a file; impossible paths are not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether the path is a folder; impossible paths are not."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def parse_json(text: str) -> Any:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from restore_vlm.errors import UserError
+from restore_vlm.runtime.children import end_with_parent
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
@@ -94,6 +95,8 @@ class Processes(World):
             raise UserError(
                 "Several processes need HF Accelerate; pip install 'restore-vlm[accelerate]'."
             ) from None
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun and accelerate launch: their end is the run's
+            end_with_parent()
         options = {"cpu": True, "backend": "gloo"} if device.type == "cpu" else {}
         with _together():
             self.state, self.utils = PartialState(timeout=PATIENCE, **options), utils

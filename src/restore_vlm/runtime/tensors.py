@@ -66,6 +66,15 @@ def read_tensors(
     return tensors, header
 
 
+def alike(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Whether tensors have the names, shapes and types of others."""
+
+    def form(of: Mapping[str, Tensor]) -> dict[str, tuple[Any, ...]]:
+        return {name: (tensor.shape, tensor.dtype) for name, tensor in of.items()}
+
+    return form(tensors) == form(expected)
+
+
 def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
     """SHA-256 of the header and of every tensor's name, type, shape and bytes."""
     digest = hashlib.sha256(json.dumps(header).encode())

@@ -20,7 +20,7 @@ from restore_vlm.runtime.files import DamagedFile, add_lines
 from restore_vlm.runtime.memory import freed_memory_kept
 from restore_vlm.runtime.precision import autocast
 from restore_vlm.runtime.processes import World
-from restore_vlm.runtime.tensors import write_tensors
+from restore_vlm.runtime.tensors import alike, write_tensors
 from restore_vlm.training.run_folder import ANEW, RunFolder
 from restore_vlm.training.schedule import learning_rate
 
@@ -246,7 +246,7 @@ class Trainer:
         folder = self.folder
         if folder is None:
             return
-        tensors, header = self.world.once(lambda: _last(folder))
+        tensors, header = self.world.once(lambda: self._last(folder))
         if not tensors:
             return
 
@@ -256,7 +256,8 @@ class Trainer:
             }
 
         try:
-            if self.model.adapter_state().keys() != part("model.").keys() or header["step"] > self.steps:
+            expected = {"model.": self.model.adapter_state(), "losses.": self.losses.state_dict()}
+            if header["step"] > self.steps or not all(alike(part(n), e) for n, e in expected.items()):
                 raise ValueError
             self.model.load_state_dict(part("model."), strict=False)
             self.losses.load_state_dict(part("losses."))
@@ -268,6 +269,16 @@ class Trainer:
             raise DamagedFile.because(folder.checkpoint, "it is of another run", ANEW) from None
         self.step, self.seconds = header["step"], header["seconds"]
         self.epoch_loss = header.get("epoch_loss", 0.0)
+
+    def _last(self, folder: RunFolder) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The checkpoint, empty if there is none; what was logged of later steps is forgotten."""
+        if not folder.checkpoint.exists():
+            folder.forget_lines()
+            return {}, {}
+        tensors, header = folder.read_checkpoint()
+        step = header["step"]
+        folder.keep_lines(step, self.epochs if step == self.steps else step // self.steps_per_epoch)
+        return tensors, header
 
     def _resume_optimiser(self, tensors: dict[str, Tensor]) -> None:
         names = {name: i for i, name in enumerate(self.learned)}
@@ -282,23 +293,16 @@ class Trainer:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
 
     def _like_learned(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of learned ones' names, each a number or of its shape.
+        """Tensors of learned ones' names, each a number or of its shape and type.
 
         Raises:
             KeyError: For another name.
-            ValueError: For another shape.
+            ValueError: For another shape or type.
         """
         for name, tensor in tensors.items():
-            if tensor.ndim and tensor.shape != self.learned[name].shape:
+            if tensor.ndim and not alike({name: tensor}, {name: self.learned[name]}):
                 raise ValueError
         return tensors
-
-
-def _last(folder: RunFolder) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The checkpoint, empty if there is none; what was logged of later steps is forgotten."""
-    tensors, header = folder.read_checkpoint() if folder.checkpoint.exists() else ({}, {"step": -1})
-    folder.keep_lines(header["step"])
-    return tensors, header
 
 
 def share_of_batch(config: TrainingConfig, images: int, world: World) -> int:

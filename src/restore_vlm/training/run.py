@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from torch import Tensor
 
 from restore_vlm.backbone import Backbone, load_backbone, pick_device
@@ -20,23 +20,27 @@ from restore_vlm.data import (
     Dataset,
     Images,
     Item,
+    Validation,
     check,
     load_dataset,
+    published,
     same_content,
     sample,
     select_classes,
     short_classes,
     train_transform,
+    validation_photos,
 )
 from restore_vlm.data.catalogue import recognise
 from restore_vlm.errors import UserError
 from restore_vlm.measure.probe import Probe
 from restore_vlm.method import PromptedModel, Recipe, choose_recipe, chooses_depth, load_recipe
+from restore_vlm.method.heads import Choice
 from restore_vlm.runtime.files import write_json
 from restore_vlm.runtime.precision import Precision, resolve_precision
 from restore_vlm.runtime.processes import World, join
 from restore_vlm.runtime.tensors import write_tensors
-from restore_vlm.training.fitting import fit_heads
+from restore_vlm.training.fitting import choose_cache, fit_heads
 from restore_vlm.training.loop import OnShift, OnStep, Trainer, share_of_batch
 from restore_vlm.training.run_folder import RunFolder
 
@@ -65,6 +69,8 @@ class RunConfig(BaseModel):
         device: None picks the best.
         skip_bad_images: Whether to go on without unreadable images.
         log_shift: Whether to log feature shift before training and after every epoch.
+        validation: Share of each class's training images to hold back for validation where there are
+            no others, see :func:`restore_vlm.data.validation_photos`; None is no validation at all.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -82,6 +88,7 @@ class RunConfig(BaseModel):
     device: str | None = None
     skip_bad_images: bool = False
     log_shift: bool = False
+    validation: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 @dataclass
@@ -92,6 +99,7 @@ class Progress:
         say: A sentence worth reading (warnings, what was scaled or skipped).
         checked: Images checked so far, and of how many.
         fitted: Images encoded so far for what is fitted before training, and of how many.
+        compared: Images encoded so far for the comparison after training, and of how many.
         on_step: Training steps.
         on_shift: Feature shift, where it is logged.
     """
@@ -99,6 +107,7 @@ class Progress:
     say: Callable[[str], None] = lambda text: None
     checked: Callable[[int, int], None] = lambda done, total: None
     fitted: Callable[[int, int], None] = lambda done, total: None
+    compared: Callable[[int, int], None] = lambda done, total: None
     on_step: OnStep = lambda done, total, metrics: None
     on_shift: OnShift = lambda line: None
 
@@ -154,8 +163,11 @@ def fit_depth(
     return fitted, {"recipe": depth, "blocks": blocks, "depth": fitting} if published else {}
 
 
-def prepare_data(config: RunConfig, progress: Progress) -> tuple[Dataset, dict[Path, str]]:
-    """Loads, checks, samples and selects; returns the data set and the sha256 of its images.
+def prepare_data(config: RunConfig, progress: Progress) -> tuple[Dataset, dict[Path, str], Validation | None]:
+    """Loads, checks, samples and selects.
+
+    Returns:
+        The data set, the sha256 of its images, and where they are asked for the validation photos.
 
     Raises:
         UserError: For any defect of the data that training should not paper over.
@@ -181,8 +193,20 @@ def prepare_data(config: RunConfig, progress: Progress) -> tuple[Dataset, dict[P
         )
     if not few.train:
         raise UserError(f"{full.name} has no training images, it is for testing only; train on another.")
-    which = config.classes
-    return select_classes(few, Path(which) if which not in ("all", "base", "novel") else which), report.hashes
+    classes = config.classes if config.classes in ("all", "base", "novel") else Path(config.classes)
+    few, full = select_classes(few, classes), select_classes(full, classes)
+    if config.validation is None:
+        return few, report.hashes, None
+    few, validation = validation_photos(
+        full, few, config.shots, config.seed, report.hashes, config.validation, published(config.data)
+    )
+    if validation.held_back:
+        held, before = validation.held_back, len(few.train) + validation.held_back
+        progress.say(
+            f"{held} of {before} training images are held back for validation; --validation none trains on "
+            "all of them."
+        )
+    return few, report.hashes, validation
 
 
 def build_model(recipe: Recipe, backbone: Backbone, classes: list[str], seed: int) -> PromptedModel:
@@ -192,9 +216,24 @@ def build_model(recipe: Recipe, backbone: Backbone, classes: list[str], seed: in
         return PromptedModel(backbone, recipe, classes).to(backbone.device)
 
 
-def run(
-    config: RunConfig, out: Path | None = None, progress: Progress | None = None
-) -> tuple[PromptedModel, dict[str, Any]]:
+@dataclass(frozen=True)
+class Trained:
+    """What a run gives.
+
+    Attributes:
+        model: Holding the training classes.
+        header: What is saved beside its weights.
+        images: It was trained on.
+        validation: Photos to compare it on, where they were asked for.
+    """
+
+    model: PromptedModel
+    header: dict[str, Any]
+    images: list[Item]
+    validation: Validation | None
+
+
+def run(config: RunConfig, out: Path | None = None, progress: Progress | None = None) -> Trained:
     """Trains, or finishes a run that was interrupted.
 
     Processes that a launcher has started share the run; the first one writes its folder.
@@ -204,26 +243,41 @@ def run(
         out: The run folder; None keeps everything in memory.
         progress: Callbacks.
 
-    Returns:
-        The model holding the training classes, and the header saved beside its weights.
-
     Raises:
-        UserError: For bad input, a folder holding another run or being written to, or a non-finite loss.
+        UserError: For bad input, a folder holding another run or being written to, a non-finite loss, or
+            too little memory.
     """
     with ExitStack() as locks:
-        return _run(config, RunFolder(out) if out else None, progress or Progress(), locks)
+        try:
+            return _run(config, RunFolder(out) if out else None, progress or Progress(), locks)
+        except (RuntimeError, TypeError, MemoryError, OverflowError) as error:
+            if not _too_large(error):
+                raise
+            raise UserError(
+                f"The run asks for more than this machine can hold ({_first_line(error)}); lower "
+                "training.batch or what the method makes large."
+            ) from error
 
 
-def _run(
-    config: RunConfig, folder: RunFolder | None, progress: Progress, locks: ExitStack
-) -> tuple[PromptedModel, dict[str, Any]]:
+def _too_large(error: Exception) -> bool:
+    """Whether memory, or the range of a number, was not enough; PyTorch has no class of its own for most."""
+    if isinstance(error, MemoryError | OverflowError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error).lower() for words in ("allocate memory", "overflow", "too large"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _run(config: RunConfig, folder: RunFolder | None, progress: Progress, locks: ExitStack) -> Trained:
     recipe, recipe_name = resolve_recipe(config)
     if config.recipe == "auto" and recipe_name not in ("default", config.backbone):
         progress.say(f"Recipe of {recipe.name} for this training: {recipe_name}.")
     device = pick_device(config.device)
     precision = resolve_precision(config.precision, device)
     world = join(device)
-    data, hashes = world.once(lambda: prepare_data(config, progress))
+    data, hashes, validation = world.once(lambda: prepare_data(config, progress))
     if recipe.trainable:
         share_of_batch(recipe.training, len(data.train), world)
     backbone = load_backbone(config.backbone).to(device)
@@ -242,21 +296,29 @@ def _run(
         "method": recipe.model_dump(mode="json"),
         "scaled_depth": scaled or None,
     }
+    if validation and recipe.searches:
+        validation = validation.apart()
+    choosing = validation.choosing if validation and recipe.searches else []
     if folder:
         request = config.model_dump(mode="json") | {"recipe": recipe_name, "precision": precision}
         resolved = {"run": request, "scaled_depth": scaled or None, "method": recipe.model_dump(mode="json")}
-        trained = {str(i.path): hashes[i.path] for i in data.train if i.path in hashes}
-        world.once(lambda: _claim(folder, resolved, device, trained, locks))
-    _start(model, data.train, config.seed, progress, world)
+        seen = {str(i.path): hashes[i.path] for i in (*data.train, *choosing) if i.path in hashes}
+        world.once(lambda: _claim(folder, resolved, device, seen, locks))
+    choice = _start(model, data.train, config.seed, progress, world, choosing)
     if recipe.trainable and recipe.training.epochs:
         crops = train_transform(backbone.preprocess, recipe.training.crop, recipe.training.flip)
         images = Images(data.train, crops, seed=config.seed)
         probe = Probe.of(data.train, data.classes, backbone, PROBED) if config.log_shift else None
         trainer = Trainer(model, images, recipe.training, config.seed, precision, folder, world, probe)
         trainer.run(progress.on_step, progress.on_shift)
+    choice = _choose(model, choosing, world) or choice
+    if choice:
+        progress.say(choice.sentence())
+        header["method"] = load_recipe(recipe, settings=_as_settings(choice)).model_dump(mode="json")
+        header["chosen"] = asdict(choice)
     if folder:
         world.once(lambda: write_tensors(folder.adapter, model.adapter_state(), header))
-    return model, header
+    return Trained(model, header, data.train, validation)
 
 
 def _claim(
@@ -271,18 +333,41 @@ def _claim(
     write_json(folder.images, images)
 
 
-def _start(model: PromptedModel, items: list[Item], seed: int, progress: Progress, world: World) -> None:
+def _start(
+    model: PromptedModel,
+    items: list[Item],
+    seed: int,
+    progress: Progress,
+    world: World,
+    validation: list[Item],
+) -> Choice | None:
     """Fits what is fitted before training, once; every process starts from the same numbers."""
 
-    def first() -> dict[str, Tensor]:
-        fit_heads(model, items, seed, progress.fitted)
-        return model.adapter_state()
+    def first() -> tuple[dict[str, Tensor], Choice | None]:
+        choice = fit_heads(model, items, seed, progress.fitted, validation)
+        return model.adapter_state(), choice
 
-    state = world.once(first)
+    state, choice = world.once(first)
     if not world.main:
         model.load_state_dict(state, strict=False)
+    return choice
+
+
+def _choose(model: PromptedModel, validation: list[Item], world: World) -> Choice | None:
+    """Chooses what is chosen after training, once; every process takes the same."""
+    choice = world.once(lambda: choose_cache(model, validation))
+    if choice and model.heads.cache is not None:
+        values = choice.settings
+        model.heads.cache.alpha, model.heads.cache.beta = (
+            values["heads.cache.alpha"], values["heads.cache.beta"],
+        )  # fmt: skip
+    return choice
+
+
+def _as_settings(choice: Choice) -> list[str]:
+    return [f"{key}={value!r}" for key, value in choice.settings.items()]
 
 
 def training_images(out: Path) -> dict[str, str]:
-    """Path -> sha256 of the images a run was trained on."""
+    """Path -> sha256 of the images a run was trained on or its settings were chosen on."""
     return RunFolder(out).read_images()

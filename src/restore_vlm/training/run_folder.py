@@ -30,6 +30,7 @@ from restore_vlm.runtime.locks import locked_folder
 from restore_vlm.runtime.tensors import read_tensors
 
 ANEW = "remove it to train from the start"
+WITHOUT = "remove it to go on without it"
 
 
 class Request(BaseModel):
@@ -131,6 +132,7 @@ class RunFolder:
         metrics: ``metrics.jsonl``, one line per step.
         shift: ``shift.jsonl``, one line per epoch, where it was asked for.
         adapter: ``adapter.safetensors``, what was learned; there once the run is finished.
+        validation: ``validation.json``, how it compares with zero-shot and a linear probe.
         checkpoint: ``checkpoint.safetensors``, where a killed run resumes.
     """
 
@@ -138,7 +140,7 @@ class RunFolder:
         self.path = path
         self.config, self.environment = path / "config.toml", path / "environment.json"
         self.metrics, self.images = path / "metrics.jsonl", path / "images.json"
-        self.shift = path / "shift.jsonl"
+        self.shift, self.validation = path / "shift.jsonl", path / "validation.json"
         self.adapter, self.checkpoint = path / "adapter.safetensors", path / "checkpoint.safetensors"
 
     def lock(self) -> AbstractContextManager[None]:
@@ -212,7 +214,7 @@ class RunFolder:
         Raises:
             UserError: If it is damaged.
         """
-        return read_lines(self.metrics, Step, "remove that line to go on without it")
+        return read_lines(self.metrics, Step, WITHOUT, "step")
 
     def read_shift(self) -> list[dict[str, Any]]:
         """The lines of ``shift.jsonl``, none if there is no such file.
@@ -220,21 +222,28 @@ class RunFolder:
         Raises:
             UserError: If it is damaged.
         """
-        return read_lines(self.shift, EpochShift, "remove that line to go on without it")
+        return read_lines(self.shift, EpochShift, WITHOUT, "epoch")
 
-    def keep_lines(self, step: int) -> None:
-        """Cuts what is logged to the lines up to a step: those the checkpoint knows.
+    def keep_lines(self, step: int, epoch: int) -> None:
+        """Cuts what is logged to what the checkpoint knows: all up to a step, which ended so many epochs.
 
         Raises:
-            UserError: If what is logged is damaged.
+            UserError: If what is logged is damaged, or ends before.
         """
-        for path, read in ((self.metrics, self.read_metrics), (self.shift, self.read_shift)):
+        logs = (self.metrics, self.read_metrics, "step", step), (self.shift, self.read_shift, "epoch", epoch)
+        for path, read, count, last in logs:
             if path.exists():
-                kept = [line for line in read() if line["step"] <= step] if step >= 0 else []
-                if path == self.metrics and step > 0 and (not kept or kept[-1]["step"] < step):
-                    reason = f"it ends before step {step}, that of the checkpoint"
-                    raise DamagedFile.because(path, reason, "remove it to go on without it")
+                kept = [line for line in read() if line[count] <= last]
+                if last > 0 and (not kept or kept[-1][count] < last):
+                    reason = f"it ends before {count} {last}, that of the checkpoint"
+                    raise DamagedFile.because(path, reason, WITHOUT)
                 write_lines(path, kept)
+
+    def forget_lines(self) -> None:
+        """Empties what is logged: there is no checkpoint to go on from."""
+        for path in (self.metrics, self.shift):
+            if path.exists():
+                write_lines(path, [])
 
 
 def _without(value: Any, left_out: Literal[False] | None) -> Any:

@@ -15,8 +15,9 @@ from restore_vlm.data.catalogue.readers import name_from_path
 from restore_vlm.data.dataset import same_name
 from restore_vlm.data.folders import is_image
 from restore_vlm.data.images import inspect
-from restore_vlm.data.text import is_file, is_folder, listing
+from restore_vlm.data.text import listing
 from restore_vlm.errors import UserError
+from restore_vlm.runtime.files import is_file, is_folder
 
 MOST = 5
 """Files named in one sentence."""

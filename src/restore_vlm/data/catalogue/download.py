@@ -13,9 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from restore_vlm.data.text import is_file
 from restore_vlm.errors import UserError
-from restore_vlm.runtime.files import read_text
+from restore_vlm.runtime.files import is_file, read_text
 
 TRIES = 4
 TIMEOUT = 60

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from restore_vlm.data.text import is_folder
 from restore_vlm.errors import UserError, unknown
-from restore_vlm.runtime.files import bundled, parse_toml
+from restore_vlm.runtime.files import bundled, is_folder, parse_toml
 
 
 @dataclass(frozen=True)

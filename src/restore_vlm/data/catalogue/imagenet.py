@@ -8,9 +8,9 @@ from pathlib import Path
 from restore_vlm.data.benchmark import Row, Rows
 from restore_vlm.data.catalogue.entries import Entry
 from restore_vlm.data.folders import is_image, subfolders
-from restore_vlm.data.text import is_file, listing
+from restore_vlm.data.text import listing
 from restore_vlm.errors import UserError, unknown
-from restore_vlm.runtime.files import bundled, read_text
+from restore_vlm.runtime.files import bundled, is_file, read_text
 
 NAMES = "classnames.txt"
 

@@ -10,8 +10,9 @@ from restore_vlm.data.catalogue.entries import DATASETS, Entry, check_root, data
 from restore_vlm.data.catalogue.readers import READERS
 from restore_vlm.data.catalogue.splits import write_split
 from restore_vlm.data.dataset import Dataset
-from restore_vlm.data.text import is_file, is_folder, listing
+from restore_vlm.data.text import listing
 from restore_vlm.errors import UserError
+from restore_vlm.runtime.files import is_file, is_folder
 
 
 @dataclass(frozen=True)

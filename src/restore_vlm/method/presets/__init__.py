@@ -52,11 +52,20 @@ def load_recipe(method: str | Recipe, recipe: str = "default", settings: Iterabl
         _merge(chosen, _parse(setting))
     if "epochs" in (chosen.get("training") or {}):
         chosen["training"].setdefault("iterations", None)
+    _keep_what_is_set(chosen.get("heads"))
     _merge(table, chosen)
     try:
         return Recipe.model_validate(table)
     except ValidationError as error:
         raise UserError(f"Method {table['name']}: {_sentence(error)}") from None
+
+
+def _keep_what_is_set(heads: Any) -> None:
+    """A value that is set is not searched."""
+    for head, values, off in (("cache", {"alpha", "beta"}, None), ("linear_probe", {"c"}, False)):
+        chosen = heads.get(head) if isinstance(heads, dict) else None
+        if isinstance(chosen, dict) and values & chosen.keys():
+            chosen.setdefault("search", off)
 
 
 def chooses_depth(method: str | Recipe, recipe: str = "default", settings: Iterable[str] = ()) -> bool:
@@ -108,6 +117,11 @@ def _layers(method: str | Recipe, above: tuple[str, ...] = ()) -> list[tuple[str
     except ValueError as error:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
     base = table.pop("base", None)
+    if not isinstance(base, str | None):
+        raise UserError(f'{path}: base is {base!r} and should be the name of a method, such as "restore".')
+    found = table.get("recipes", {})
+    if not isinstance(found, dict) or not all(isinstance(recipe, dict) for recipe in found.values()):
+        raise UserError(f"{path}: recipes should be tables, such as [recipes.mine].")
     return [*(_layers(base, (*above, method)) if base else []), (method, _without_removed(table))]
 
 
