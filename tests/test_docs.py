@@ -53,6 +53,5 @@ def test_towers_that_methods_need_open() -> None:
     assert sorted(said) == methods()
     for method, needs in said.items():
         recipe = load_recipe(method)
-        entered = {part.towers for part in (recipe.prompts, recipe.weights.lora) if part}
-        wanted = ["open" if entered & {tower, "both"} else "any" for tower in ("image", "text")]
+        wanted = ["open" if recipe.enters(tower) else "any" for tower in ("image", "text")]
         assert needs == wanted, method

@@ -89,7 +89,8 @@ def test_what_is_logged_survives_interruption(photos: Path, tmp_path: Path, at: 
         start(tmp_path / "a", Progress(on_step=stop))
     log = tmp_path / "a" / "shift.jsonl"
     if log.exists():
-        add_lines(log, [{**RunFolder(tmp_path / "a").read_shift()[-1], "step": 99, "epoch": 9}])
+        last = RunFolder(tmp_path / "a").read_shift()[-1]
+        add_lines(log, [{**last, "step": 99, "epoch": last["epoch"] + 1}])
     with log.open("a") as file:
         file.write('{"step": 1')
     start(tmp_path / "a")

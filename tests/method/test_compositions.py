@@ -15,7 +15,6 @@ from restore_vlm.method import (
     PromptedModel,
     Recipe,
     load_recipe,
-    make_average,
     methods,
     recipes,
 )
@@ -81,7 +80,7 @@ def learn(recipe: Recipe, kind: str) -> PromptedModel:
     learned, gradient = model.trainable(), Gradient(Losses(recipe, model), model)
     before = {name: p.detach().clone() for name, p in learned.items()}
     frozen = {name: p.clone() for name, p in backbone.named_parameters()}
-    average = make_average(recipe.averaging, STEPS, learned)
+    average = recipe.averaging.build(STEPS, learned) if recipe.averaging else None
     optimiser = torch.optim.SGD(learned.values(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
     for epoch in range(STEPS):
         terms = gradient.backward(model, pictures, labels)[1]
@@ -90,8 +89,7 @@ def learn(recipe: Recipe, kind: str) -> PromptedModel:
         assert all(p.grad is None or p.grad.isfinite().all() for p in learned.values())
         optimiser.step()
         optimiser.zero_grad()
-        if recipe.surgery and recipe.surgery.dynamic and epoch == 1:
-            model.grow_surgery()
+        model.end_epoch(epoch, STEPS)
         if average:
             average.add(epoch, {name: p.detach() for name, p in learned.items()})
     for name, value in average.state.items() if average else ():

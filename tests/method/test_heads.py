@@ -7,13 +7,20 @@ from sklearn.linear_model import LogisticRegression
 
 from backbone.tiny_models import images, tiny
 from restore_vlm import Classifier, fit
-from restore_vlm.data import Images, Item, train_transform
+from restore_vlm.data import Images, Item, test_transform, train_transform
 from restore_vlm.errors import UserError
 from restore_vlm.method import MethodConfig, PromptedModel, load_recipe
-from restore_vlm.method.config import CacheConfig, ClipAdapterConfig, TaskResidualConfig
-from restore_vlm.method.heads import Cache, ClipAdapter, LinearProbe, TaskResidual
+from restore_vlm.method.heads import (
+    Cache,
+    CacheConfig,
+    ClipAdapter,
+    ClipAdapterConfig,
+    LinearProbe,
+    TaskResidual,
+    TaskResidualConfig,
+)
 from restore_vlm.training import Progress, RunConfig, run, training_images
-from restore_vlm.training.fitting import fit_heads
+from restore_vlm.training.fitting import fit_heads, tune_heads
 
 NAMES = ["cat", "fire truck", "tea"]
 ASKED = ["tea", "unicorn", "cat"]
@@ -261,13 +268,54 @@ def test_what_was_chosen_is_kept_and_its_photos_are_not_tested_on(
     for key, value in chosen["settings"].items():
         _, head, name = key.split(".")
         assert heads[head][name] == value
-        assert value == getattr(loaded.model.heads.cache or fitted.model.heads.probe, name)
+        assert value == getattr(getattr(loaded.model.heads, loaded.model.heads.names[head]), name)
     assert len(training_images(tmp_path / "run")) == 4 * 2 + 8
     assert loaded.evaluate(photos).images == 4 * 6 - 16
     assert loaded.validation == fitted.validation
     assert fitted.validation is not None and fitted.validation.photos == 8 and not fitted.validation.reused
     plain = fit(photos, method, validation=None, **options)
     assert "chosen" not in plain.header
+
+
+def test_settings_are_chosen_on_validation_photos(photos: Path) -> None:
+    """The probe's c before training, the cache's alpha and beta after it, with all else as it is then."""
+    chosen_on = [
+        Item(p, i)
+        for i, f in enumerate(sorted(photos.iterdir())[: len(NAMES)])
+        for p in sorted(f.iterdir())[2:]
+    ]
+    config = {"cache": {"views": 2}, "linear_probe": {"c": 1.0}}
+    assert MethodConfig(name="it", heads=config).searches
+    model, moved = build(**config), []
+    choice = fit_heads(model, items(photos), 1, lambda *count: moved.append(count), chosen_on)
+    assert moved[-1] == (6 * 3 + 12, 6 * 3 + 12)
+    assert choice.settings == {"heads.linear_probe.c": model.heads.probe.c}
+    assert choice.photos == 12
+    tuned = tune_heads(model, chosen_on)
+    assert tuned.settings == {
+        "heads.cache.alpha": model.heads.cache.alpha,
+        "heads.cache.beta": model.heads.cache.beta,
+    }
+    other = build(**config)
+    fit_heads(other, items(photos), 1)
+    for chosen in (choice, tuned):
+        other.heads.take(chosen)
+    assert (other.heads.probe.c, other.heads.cache.beta) == (model.heads.probe.c, model.heads.cache.beta)
+    fixed = build(cache={"views": 2, "search": None}, linear_probe={"search": False})
+    assert not fixed.config.searches
+    assert fit_heads(fixed, items(photos), 1, validation=chosen_on) is tune_heads(fixed, chosen_on) is None
+    assert tune_heads(model, []) is None
+
+
+def test_a_head_is_tuned_beside_the_others(photos: Path) -> None:
+    model = build(cache={"views": 1, "alpha": 0.0, "beta": 1.0}, clip_adapter={"ratio": 0.5})
+    fit_heads(model, items(photos), 1)
+    tuned = tune_heads(model, items(photos))
+    seen = Images(items(photos), test_transform(model.backbone.preprocess))
+    pictures, labels = map(list, zip(*seen, strict=True))
+    right = (model(torch.stack(pictures)).argmax(-1) == torch.tensor(labels)).float().mean().item()
+    assert tuned.after == pytest.approx(right)
+    assert tuned.after > tuned.before
 
 
 def saved(classifier: Classifier, folder: Path) -> Classifier:

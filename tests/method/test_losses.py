@@ -10,7 +10,7 @@ from backbone.tiny_models import images, tiny
 from restore_vlm.method import Gradient, Losses, MethodConfig, PromptedModel, load_recipe
 from restore_vlm.method.gradient import project_out
 from restore_vlm.method.hand_written import encode_templates
-from restore_vlm.method.losses import LOSSES, distance, divergence
+from restore_vlm.method.losses import LossesConfig, distance, divergence
 from restore_vlm.method.templates import sets, templates
 
 NAMES = ["tabby cat", "dog", "cup_cakes"]
@@ -71,7 +71,7 @@ def test_anchors_are_their_formulas(kind: str, ensemble: bool, metric: str) -> N
     assert all(term > 0 and term.requires_grad for term in terms.values())
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "cross_entropy"])
+@pytest.mark.parametrize("name", [name for name in LossesConfig.model_fields if name != "cross_entropy"])
 def test_nothing_moved_is_no_loss(name: str) -> None:
     """At the hand-written prompt itself, or with prompts that change nothing yet."""
     text_only = {"towers": "text", "length": 4, "depth": 1}

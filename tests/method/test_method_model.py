@@ -264,7 +264,7 @@ def test_adapter_state(layout: str, surgery: bool) -> None:
     assert not any(value.requires_grad for value in model.adapter_state().values())
     for parameter in model.trainable().values():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    model.grow_surgery()
+    model.end_epoch(1, 3)
     fresh = make(config)
     missing, unexpected = fresh.load_state_dict(model.adapter_state(), strict=False)
     assert unexpected == []
@@ -283,11 +283,11 @@ def test_surgery_growth(layout: str) -> None:
     for ratio, factor, tokens in zip((0.1, 0.2), (0.02, 0.005), model.prompt_tokens(), strict=True):
         norms = [torch.linalg.matrix_norm(p.T @ p, "fro") for p in tokens[1:]]
         wanted.append(ratio + factor * sum(norms) / len(norms) if norms else torch.tensor(ratio))
-    model.grow_surgery()
+    model.end_epoch(1, 3)
     torch.testing.assert_close(model.text_surgery.ratio, wanted[0].detach())
     torch.testing.assert_close(model.image_surgery.ratio, wanted[1].detach())
     assert not model.text_surgery.ratio.requires_grad
-    make(method("both")).grow_surgery()
+    make(method("both")).end_epoch(1, 3)
 
 
 def test_surgery_formula() -> None:

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restore_vlm.method.averaging import GaussianAverage, make_average
-from restore_vlm.method.config import AveragingConfig
+from restore_vlm.method.averaging import AveragingConfig, GaussianAverage
 from restore_vlm.method.gradient import project_out
 
 
@@ -45,7 +44,7 @@ def test_interpolation_is_between_before_and_after(alpha: float) -> None:
     config = AveragingConfig(kind="interpolation", alpha=alpha)
     weights = {"p": torch.randn(3)}
     before = weights["p"].clone()
-    average = make_average(config, 3, weights)
+    average = config.build(3, weights)
     for epoch in range(3):
         assert average.state == {}
         weights["p"] += 1
@@ -53,6 +52,5 @@ def test_interpolation_is_between_before_and_after(alpha: float) -> None:
     torch.testing.assert_close(average.state["p"], before + alpha * (weights["p"] - before))
 
 
-def test_make_average() -> None:
-    assert make_average(None, 3, {}) is None
-    assert isinstance(make_average(AveragingConfig(), 3, {}), GaussianAverage)
+def test_the_kind_of_averaging() -> None:
+    assert isinstance(AveragingConfig().build(3, {}), GaussianAverage)

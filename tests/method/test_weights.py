@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from backbone.tiny_models import CONFIGS, TOKENIZER, build, images, tiny, wrap
 from restore_vlm.backbone.blocks import Linear
 from restore_vlm.method import MethodConfig, PromptedModel
-from restore_vlm.method.config import LoraConfig
-from restore_vlm.method.weights import LowRank
+from restore_vlm.method.weights import LoraConfig, LowRank
 
 NAMES = ["cat", "fire truck", "hot air balloon"]
 KINDS = list(CONFIGS)

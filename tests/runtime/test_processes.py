@@ -14,7 +14,7 @@ from restore_vlm import cli
 from restore_vlm.errors import UserError
 from restore_vlm.method import TrainingConfig
 from restore_vlm.runtime.processes import World, join
-from restore_vlm.training import read_tensors, run
+from restore_vlm.training import RunFolder, read_tensors, run
 from restore_vlm.training.loop import share_of_batch
 from runtime.process_makers import ENDINGS, left_behind, wait_for
 from runtime.process_makers import start as begin
@@ -73,8 +73,7 @@ one = request
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return RunFolder(folder).read_metrics()
 
 
 def difference(a: Path, b: Path) -> float:

@@ -13,8 +13,7 @@ from restore_vlm.data import Images, Item, test_transform
 from restore_vlm.evaluation.evaluate import probabilities
 from restore_vlm.evaluation.metrics import wilson_interval
 from restore_vlm.method import MethodConfig, PromptedModel
-from restore_vlm.method.config import LinearProbeConfig
-from restore_vlm.method.heads import LinearProbe
+from restore_vlm.method.heads.linear_probe import LinearProbe, LinearProbeConfig
 from restore_vlm.runtime.processes import join
 from restore_vlm.training import Trained, frozen_features
 
@@ -122,7 +121,7 @@ def _frozen_guesses(
     plain = MethodConfig(name=ZERO_SHOT, template=config.template, ensemble=config.ensemble)
     zero = PromptedModel(backbone, plain, model.classnames)
     unit = F.normalize(asked, dim=-1)
-    logits = zero.logits(unit, zero.encode_text()[0])
+    logits = backbone.logits(unit, zero.encode_text()[0])
     probe = LinearProbe(LinearProbeConfig().c, backbone.dim, len(model.classnames)).to(unit.device)
     probe.fit(known, torch.tensor([item.label for item in train]))
     rows = torch.arange(len(model.classnames), device=unit.device)

@@ -1,11 +1,11 @@
-"""Methods as compositions of prompts, surgery, losses, gradient rule and weight averaging."""
+"""Methods as compositions of parts: prompts, weights, surgery, heads; losses, gradient rule, averaging."""
 
-from restore_vlm.method.averaging import make_average
 from restore_vlm.method.choice import choose_recipe
 from restore_vlm.method.config import MethodConfig, Recipe, TrainingConfig
+from restore_vlm.method.encoded import Encoded
 from restore_vlm.method.gradient import Gradient
-from restore_vlm.method.losses import Losses
-from restore_vlm.method.model import Encoded, PromptedModel
+from restore_vlm.method.model import PromptedModel
+from restore_vlm.method.objective import Losses
 from restore_vlm.method.presets import chooses_depth, load_recipe, methods, recipes
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "choose_recipe",
     "chooses_depth",
     "load_recipe",
-    "make_average",
     "methods",
     "recipes",
 ]

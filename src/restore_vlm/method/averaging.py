@@ -1,4 +1,4 @@
-"""The averaging part: one set of weights out of several.
+"""Averaging: one set of weights out of several.
 
 Both kinds have ``add(epoch, weights)``, called at the end of every epoch counted from 0, and
 ``state``, which after the last epoch holds the weights to keep.
@@ -7,12 +7,53 @@ Both kinds have ``add(epoch, weights)``, called at the end of every epoch counte
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from restore_vlm.method.config import AveragingConfig
+from restore_vlm.method.part import Composition, Part
+
+
+class AveragingConfig(Part):
+    """One set of weights out of several.
+
+    Attributes:
+        kind: ``gaussian``, a Gaussian-weighted average of the epochs' weights (PromptSRC, arXiv
+            2307.06948), or ``interpolation``, a point between the weights before and after
+            training (WiSE-FT, arXiv 2109.01903).
+        mean: Epoch of the largest weight, counted from 1 (gaussian).
+        std: Its spread in epochs (gaussian).
+        alpha: Share of the trained weights (interpolation).
+    """
+
+    kind: Literal["gaussian", "interpolation"] = "gaussian"
+    mean: float = 15.0
+    std: Annotated[float, Field(gt=0)] = 1.0
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    def conflicts(self, method: Composition) -> Iterable[str]:
+        if not method.trainable:
+            yield "there are no learned weights to average"
+
+    def describe(self) -> str:
+        return "Gaussian average" if self.kind == "gaussian" else "interpolation"
+
+    def idle(self) -> frozenset[str]:
+        return frozenset({"mean", "std"} if self.kind == "interpolation" else {"alpha"})
+
+    def build(self, epochs: int, initial: Mapping[str, Tensor]) -> GaussianAverage | Interpolation:
+        """The averaging of a run.
+
+        Args:
+            epochs: Number of epochs of the run.
+            initial: The learned tensors by name, before the first step.
+        """
+        if self.kind == "gaussian":
+            return GaussianAverage(self, epochs)
+        return Interpolation(self, epochs, initial)
 
 
 class GaussianAverage:
@@ -22,7 +63,14 @@ class GaussianAverage:
 
     Args:
         config: Mean and std, in epochs.
-        epochs: N.
+        epochs: Number of epochs of the run, N.
+
+    Example:
+        >>> average = GaussianAverage(AveragingConfig(mean=2, std=1), epochs=2)
+        >>> average.add(0, {"x": torch.tensor(0.0)})
+        >>> average.add(1, {"x": torch.tensor(1.0)})
+        >>> average.state["x"]  # 1 / (1 + exp(-1 / 2))
+        tensor(0.6225)
     """
 
     def __init__(self, config: AveragingConfig, epochs: int) -> None:
@@ -45,8 +93,15 @@ class Interpolation:
 
     Args:
         config: alpha.
-        epochs: Of the run.
+        epochs: Number of epochs of the run.
         initial: theta_0; copied. It is a function of the seed, so a resumed run has it again.
+
+    Example:
+        >>> config = AveragingConfig(kind="interpolation", alpha=0.25)
+        >>> average = Interpolation(config, epochs=1, initial={"x": torch.tensor(0.0)})
+        >>> average.add(0, {"x": torch.tensor(1.0)})
+        >>> average.state["x"]
+        tensor(0.2500)
     """
 
     def __init__(self, config: AveragingConfig, epochs: int, initial: Mapping[str, Tensor]) -> None:
@@ -59,20 +114,3 @@ class Interpolation:
         """Takes the weights at the end of ``epoch``, if it is the last."""
         if epoch == self.epochs - 1:
             self.state = {name: self.initial[name].lerp(value, self.alpha) for name, value in weights.items()}
-
-
-def make_average(
-    config: AveragingConfig | None, epochs: int, initial: Mapping[str, Tensor]
-) -> GaussianAverage | Interpolation | None:
-    """The averaging a method asks for.
-
-    Args:
-        config: None for none.
-        epochs: Of the run.
-        initial: The learned tensors by name, before the first step.
-    """
-    if config is None:
-        return None
-    if config.kind == "gaussian":
-        return GaussianAverage(config, epochs)
-    return Interpolation(config, epochs, initial)

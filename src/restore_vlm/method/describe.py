@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from restore_vlm.method.config import Part, Recipe, TrainingConfig
+from pydantic import BaseModel
+
+from restore_vlm.method.config import Recipe
 
 Table = dict[str, Any]
+RULES = ("losses.", "averaging")
+"""Parts by which a method learns; all others are what it learns."""
 
 
 def learned(recipe: Recipe) -> str:
     """What is learned: prompts (layers x tokens per layer), weights, surgery and heads."""
-    found, p, w, h = list[str](), recipe.prompts, recipe.weights, recipe.heads
-    if p:
-        kinds = {"per class": p.per_class, "conditional": p.conditional, "coupled": p.coupled}
-        kinds[f"class name {p.class_position}"] = p.class_position != "end"
-        towers = "text + image" if p.towers == "both" else p.towers
-        found.append(
-            ", ".join([f"{towers} prompts {p.depth}x{p.length}", *(k for k, on in kinds.items() if on)])
-        )
-    if w.lora:
-        found.append(f"LoRA rank {w.lora.rank}, {_towers(w.lora.towers)}")
-    if w.finetune:
-        found.append(f"all weights, {_towers(w.finetune.towers)}")
-    if recipe.surgery:
-        found.append("dynamic surgery" if recipe.surgery.dynamic else "surgery")
-    cache = "learned cache" if h.cache and h.cache.learned else "cache"
-    found += [{"cache": cache}.get(n, n.replace("_", " ")) for n, part in h if part is not None]
-    return "; ".join(found) or "-"
+    return "; ".join(said for key, said in _said(recipe) if not key.startswith(RULES)) or "-"
 
 
 def rules(recipe: Recipe) -> str:
     """What it is learned by: losses, gradient rule and averaging."""
     if not recipe.trainable:
         return "-"
-    found = [name.replace("_", " ") for name, part in recipe.losses if part is not None]
-    if recipe.gradient != "plain":
-        found.append(f"{recipe.gradient} gradient")
-    if recipe.averaging:
-        found.append(
-            {"gaussian": "Gaussian average", "interpolation": "interpolation"}[recipe.averaging.kind]
-        )
-    return ", ".join(found)
+    losses = [said for key, said in _said(recipe) if key.startswith("losses.")]
+    gradient = [f"{recipe.gradient} gradient"] if recipe.gradient != "plain" else []
+    averaging = [recipe.averaging.describe()] if recipe.averaging else []
+    return ", ".join([*losses, *gradient, *averaging])
+
+
+def _said(recipe: Recipe) -> list[tuple[str, str]]:
+    """Every part by its key, in words."""
+    return [
+        (key, part.describe() or key.rpartition(".")[2].replace("_", " "))
+        for key, part in recipe.parts().items()
+    ]
 
 
 def short_source(recipe: Recipe) -> str:
@@ -63,49 +56,45 @@ def essential(recipe: Recipe) -> Table:
 
     Left out are parts the method does not have and defaults that have no effect in it.
     """
-    table = recipe.model_dump(mode="json", exclude_none=True)
-    for path, idle in _idle(recipe).items():
+    table = recipe.model_dump(mode="json")
+    for path in _idle(recipe):
         *parents, leaf = path.split(".")
         holder: Any = table
         for parent in parents:
-            holder = holder.get(parent, {})
-        if idle and leaf in holder and holder[leaf] == _default(recipe, path):
+            holder = holder.get(parent) or {}
+        if leaf in holder and holder[leaf] == _default(recipe, path):
             del holder[leaf]
-    if recipe.losses.cross_entropy is None:
-        table["losses"]["cross_entropy"] = "none"
-    if recipe.heads.cache and recipe.heads.cache.search is None:
-        table["heads"]["cache"]["search"] = "none"
-    return {k: v for k, v in table.items() if v != {}}
+    return {key: value for key, value in _as_toml(table, recipe).items() if value != {}}
 
 
-def _idle(recipe: Recipe) -> dict[str, bool]:
-    """Per setting, whether it has no effect in this method."""
-    p, t, a, losses = recipe.prompts, recipe.training, recipe.averaging, recipe.losses
-    without_text = p is None or p.towers == "image"
-    by_embeddings = losses.feature_shift is not None and losses.feature_shift.measure == "embedding"
-    anchored = losses.text_anchor or losses.logit_anchor or recipe.gradient != "plain" or by_embeddings
-    nothing = not (recipe.trainable and t.epochs)
-    options = [name for name in TrainingConfig.model_fields if name != "epochs"]
-    return {
+def _as_toml(table: Table, owner: BaseModel) -> Table:
+    """Without what is None by default; what is None all the same is "none", as TOML has to say it."""
+    fields, found = type(owner).model_fields, Table()
+    for key, value in table.items():
+        if isinstance(value, dict):
+            found[key] = _as_toml(value, getattr(owner, key))
+        elif value is not None:
+            found[key] = value
+        elif fields[key].default is not None:
+            found[key] = "none"
+    return found
+
+
+def _idle(recipe: Recipe) -> Iterator[str]:
+    """Settings that have no effect in this method."""
+    learning = recipe.trainable and recipe.training.epochs > 0
+    written = not (recipe.prompting and recipe.prompting.learns("text"))
+    template = written or recipe.compares & {"text", "states"}
+    idle = {
         "source": not recipe.source,
-        "template": bool(recipe.ensemble) or not (without_text or anchored),
+        "template": bool(recipe.ensemble) or not template,
         "ensemble": not recipe.ensemble,
         "gradient": recipe.gradient == "plain",
-        "losses.cross_entropy": nothing,
-        **{
-            f"prompts.{name}": without_text for name in ("init", "class_position", "per_class", "conditional")
-        },
-        **{
-            f"prompts.{name}": bool(p and not getattr(p, name))
-            for name in ("coupled", "per_class", "conditional")
-        },
-        **{f"averaging.{name}": bool(a and a.kind != "gaussian") for name in ("mean", "std")},
-        "averaging.alpha": bool(a and a.kind != "interpolation"),
-        **{f"training.{name}": nothing for name in options},
-        "training.eps": nothing or t.optimiser == "sgd",
-        "training.momentum": nothing or t.optimiser != "sgd",
-        "training.warmup_lr": nothing or not t.warmup_epochs,
+        "losses.cross_entropy": not learning,
     }
+    yield from (path for path, on in idle.items() if on)
+    yield from (f"{key}.{name}" for key, part in recipe.parts().items() for name in part.idle())
+    yield from (f"training.{name}" for name in recipe.training.idle(recipe.trainable))
 
 
 def _default(recipe: Recipe, path: str) -> Any:
@@ -113,10 +102,5 @@ def _default(recipe: Recipe, path: str) -> Any:
     *parents, leaf = path.split(".")
     for parent in parents:
         part = getattr(part, parent)
-    assert isinstance(part, Part)
     default = type(part).model_fields[leaf].default
-    return default.model_dump(mode="json") if isinstance(default, Part) else default
-
-
-def _towers(towers: str) -> str:
-    return "both towers" if towers == "both" else f"{towers} tower"
+    return default.model_dump(mode="json") if isinstance(default, BaseModel) else default

@@ -7,14 +7,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from restore_vlm.method.losses import Losses, divergence
-from restore_vlm.method.model import Encoded, PromptedModel
+from restore_vlm.method.encoded import Encoded
+from restore_vlm.method.losses import divergence
+from restore_vlm.method.model import PromptedModel
+from restore_vlm.method.objective import Losses
 
 
 def project_out(gradient: Tensor, guide: Tensor) -> Tensor:
     """Removes from ``gradient`` its component along ``guide`` where the two oppose each other.
 
-    ProGrad (arXiv 2205.14865), lambda 1; tensors of one shape, any.
+    g - (g . h / h . h) h where g . h < 0, for a gradient g and a guide h of one shape, any (ProGrad,
+    arXiv 2205.14865, with its lambda 1).
+
+    Example:
+        >>> project_out(torch.tensor([-2.0, 3.0]), torch.tensor([1.0, 0.0]))
+        tensor([0., 3.])
     """
     along = (gradient * guide).sum()
     if along >= 0:

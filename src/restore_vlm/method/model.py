@@ -14,37 +14,13 @@ from torch import Tensor, nn
 from restore_vlm.backbone import Backbone
 from restore_vlm.backbone.class_prompts import ClassTokens
 from restore_vlm.method.config import MethodConfig
+from restore_vlm.method.encoded import Encoded
 from restore_vlm.method.hand_written import HandWritten, encode_templates
 from restore_vlm.method.heads import Heads
-from restore_vlm.method.prompts import Prompts
-from restore_vlm.method.shift import prompt_norms
+from restore_vlm.method.part import PartModule
 from restore_vlm.method.surgery import Surgery
 from restore_vlm.method.templates import templates
 from restore_vlm.method.weights import Weights
-
-
-class Encoded:
-    """What one forward pass gives: unit features, logits and, if asked for, per-block states.
-
-    Attributes:
-        logits: (b, c).
-        image_features: (b, d), unit length.
-        text_features: (c, d), unit length; (b, c, d) where they depend on the image.
-        image_states: Per block, (b, width) at the class token.
-        text_states: Per block, (c, width) at end-of-text.
-        text_prompts: Per layer, (n, width); layer 0 (training classes, n, width) if per class.
-        image_prompts: Per layer, (n, width).
-        frozen: What a training step needs of the frozen model: features, states, zero-shot logits.
-    """
-
-    logits: Tensor
-    image_features: Tensor
-    text_features: Tensor
-    image_states: list[Tensor]
-    text_states: list[Tensor]
-    text_prompts: list[Tensor]
-    image_prompts: list[Tensor]
-    frozen: Encoded
 
 
 class PromptedModel(nn.Module):
@@ -62,12 +38,11 @@ class PromptedModel(nn.Module):
         self.known: dict[str, list[int]] = {}
         for row, name in enumerate(classnames):
             self.known.setdefault(name, []).append(row)
-        self.prompts = Prompts(config.prompts, backbone, len(classnames)) if config.prompts else None
+        self.prompts = config.prompting.build(backbone, len(classnames)) if config.prompting else None
         self.weights = Weights(config.weights, backbone)
-        ratios = config.surgery
-        self.text_surgery = Surgery(backbone.dim, ratios.text_ratio) if ratios else None
-        self.image_surgery = Surgery(backbone.dim, ratios.vision_ratio) if ratios else None
-        self.heads = Heads(config.heads, backbone.dim, len(classnames))
+        surgery = config.surgery.build(backbone.dim) if config.surgery else {}
+        self.text_surgery, self.image_surgery = surgery.get("text"), surgery.get("image")
+        self.heads = Heads(config.heads, backbone, len(classnames))
         self.set_classes(classnames)
 
     def _apply(self, *args: Any, **kwargs: Any) -> PromptedModel:
@@ -101,7 +76,7 @@ class PromptedModel(nn.Module):
 
     def tokenize(self, classnames: Sequence[str]) -> ClassTokens:
         """The classes in the learned template."""
-        if self.prompts is None or self.prompts.config.towers == "image":
+        if self.prompts is None or not self.prompts.config.learns("text"):
             return self.frozen_classes(classnames)
         return self.prompts.tokenize(self.backbone, [name.replace("_", " ") for name in classnames])
 
@@ -123,23 +98,28 @@ class PromptedModel(nn.Module):
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """Everything that training changes: learned tensors, surgery ratios, what heads were fitted to."""
+        """Everything that training changes: learned tensors and the parts' own buffers, by name."""
         state = {n: p.detach() for n, p in self.trainable().items()}
-        fitted = {n: b for n, b in self.named_buffers() if n.startswith("heads.")}
-        return state | fitted | {n: b for n, b in self.named_buffers() if n.endswith("surgery.ratio")}
+        for prefix, part in self.named_modules():
+            if isinstance(part, PartModule):
+                state |= {f"{prefix}.{n}": b for n, b in part.named_buffers(recurse=False)}
+        return state
 
     def prompt_tokens(self) -> tuple[list[Tensor], list[Tensor]]:
         """Text and image prompts per layer; empty lists where a tower has none."""
         return self.prompts() if self.prompts is not None else ([], [])
 
-    def grow_surgery(self) -> None:
-        """The one dynamic update of the surgery ratios."""
-        config = self.config.surgery
-        if self.text_surgery is None or self.image_surgery is None or config is None:
-            return
+    def end_epoch(self, epoch: int, epochs: int) -> None:
+        """What its parts do at the end of an epoch.
+
+        Args:
+            epoch: Counted from 0.
+            epochs: Number of epochs of the run.
+        """
         text, image = self.prompt_tokens()
-        self.text_surgery.grow(config.text_growth, prompt_norms(text))
-        self.image_surgery.grow(config.vision_growth, prompt_norms(image))
+        for part in self.modules():
+            if isinstance(part, PartModule):
+                part.end_epoch(epoch, epochs, {"text": text, "image": image})
 
     def encode_text(
         self,
@@ -154,11 +134,13 @@ class PromptedModel(nn.Module):
         """
         if prompts is None:
             prompts = self.prompt_tokens()[0]
+        learned = self.weights.text
+        tower = learned or self.backbone.text
         if prompts and self.prompts is not None:
             prompts = self.prompts.text_for(prompts, self.rows, image_features)
-        learned = self.weights.text
-        if prompts or states or learned is not None:
-            features, seen = (learned or self.backbone.text)(self.classes, prompts, states)
+            features, seen = self.prompts.encode_text(tower, self.classes, prompts, states)
+        elif states or learned is not None:
+            features, seen = tower(self.classes, (), states)
         else:
             words = self.hand_written()
             features, seen = words.mean if self.config.raw_ensemble else words.ensemble, []
@@ -168,30 +150,41 @@ class PromptedModel(nn.Module):
         self, images: Tensor, prompts: Sequence[Tensor] | None = None, states: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
         """(b, d) unit features of normalised images, and per-block states if asked for."""
-        if prompts is None:
-            prompts = self.prompt_tokens()[1]
+        out = self._see(images, prompts, states)
+        return out.image_features, out.image_states
+
+    def _see(self, images: Tensor, prompts: Sequence[Tensor] | None, states: bool = False) -> Encoded:
+        """What is known of images before they are compared with classes."""
+        out = Encoded(extra={})
+        out.image_prompts = self.prompt_tokens()[1] if prompts is None else prompts
         learned = self.weights.image
-        with nullcontext() if prompts or learned is not None else torch.no_grad():
-            features, seen = (learned or self.backbone.image)(images, prompts, states)
-        return self._unit(self.heads.image(features.float()), self.image_surgery), seen
+        tower = learned or self.backbone.image
+        with nullcontext() if out.image_prompts or learned is not None else torch.no_grad():
+            if out.image_prompts and self.prompts is not None:
+                features, out.image_states, out.extra = self.prompts.encode_image(
+                    tower, images, out.image_prompts, states
+                )
+            else:
+                features, out.image_states = tower(images, (), states)
+        out.image_features = self._unit(self.heads.image(features.float()), self.image_surgery)
+        return out
 
     def _unit(self, features: Tensor, surgery: Surgery | None) -> Tensor:
         return F.normalize(features if surgery is None else surgery(features).float(), dim=-1)
 
-    def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
-        """(b, d) and (c, d) or (b, c, d) unit features -> (b, c)."""
-        return self.heads.logits(
-            self.backbone.logits(image_features, text_features), image_features, self.rows
-        )
+    def _compare(self, out: Encoded) -> Encoded:
+        """The same with its logits, (b, c)."""
+        out.logits = self.backbone.logits(out.image_features, out.text_features)
+        self.heads.logits(out, self.rows)
+        return out
 
     def encode(self, images: Tensor, states: bool = False) -> Encoded:
         """One forward pass of a training step."""
-        out = Encoded()
-        out.text_prompts, out.image_prompts = self.prompt_tokens()
-        out.image_features, out.image_states = self.encode_image(images, out.image_prompts, states)
-        out.text_features, out.text_states = self.encode_text(out.text_prompts, states, out.image_features)
-        out.logits = self.logits(out.image_features, out.text_features)
-        return out
+        text_prompts, image_prompts = self.prompt_tokens()
+        out = self._see(images, image_prompts, states)
+        out.text_prompts = text_prompts
+        out.text_features, out.text_states = self.encode_text(text_prompts, states, out.image_features)
+        return self._compare(out)
 
     def scorer(self) -> Callable[[Tensor], Tensor]:
         """Images (b, 3, h, w) -> logits (b, c), what does not depend on the images computed once."""
@@ -199,11 +192,12 @@ class PromptedModel(nn.Module):
         fixed = None if self.config.conditional else self.encode_text(text_prompts)[0]
 
         def score(images: Tensor) -> Tensor:
-            features = self.encode_image(images, image_prompts)[0]
-            text = fixed
-            if text is None:
-                text = self.encode_text(text_prompts, image_features=features)[0]
-            return self.logits(features, text).float()
+            out = self._see(images, image_prompts)
+            if fixed is None:
+                out.text_features = self.encode_text(text_prompts, image_features=out.image_features)[0]
+            else:
+                out.text_features = fixed
+            return self._compare(out).logits.float()
 
         return score
 

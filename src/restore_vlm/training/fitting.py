@@ -1,4 +1,4 @@
-"""What heads need of the training images before, or instead of, training."""
+"""What heads need of the training images before, or instead of, training, and of validation images."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from torch import Tensor
 
 from restore_vlm.backbone import Backbone
 from restore_vlm.data import Images, Item, loader, test_transform, train_transform
-from restore_vlm.data.loading import Transform
-from restore_vlm.method import PromptedModel
-from restore_vlm.method.heads import Choice
+from restore_vlm.method import Encoded, PromptedModel
+from restore_vlm.method.heads import Choice, Views
 
 BATCH = 64
 
@@ -23,10 +22,10 @@ def fit_heads(
     progress: Callable[[int, int], None] = lambda done, total: None,
     validation: Sequence[Item] = (),
 ) -> Choice | None:
-    """Fits the cache and the linear probe of a model, where it has them, to the training images.
+    """Fits the heads of a model that are made of the training images, such as a cache or a linear probe.
 
-    Both see the frozen backbone's features, in fp32. A key of the cache is the mean over ``views``
-    random crops of an image, unnormalised until then as in Tip-Adapter's released code; what is drawn
+    They see the frozen backbone's features, in fp32. Where a head asks for several views of an image
+    their features are added up, unnormalised until then as in Tip-Adapter's released code; what is drawn
     depends on the seed alone.
 
     Args:
@@ -34,66 +33,75 @@ def fit_heads(
         items: The training images.
         seed: Of the crops.
         progress: Called with the images encoded so far and how many there are, views included.
-        validation: Images to choose the probe's c on, where the method searches it.
+        validation: Images to choose settings on, for heads that do.
 
     Returns:
-        The c that was chosen, if one was.
+        What was chosen, if anything was.
     """
-    heads, config = model.heads, model.config.heads
-    views = config.cache.views if config.cache else 0
-    chosen_on = validation if config.linear_probe and config.linear_probe.search else ()
-    total, done = len(items) * (views + bool(heads.probe)) + len(chosen_on), 0
-    labels = torch.tensor([item.label for item in items])
+    fitted = [(head, head.views) for head in model.heads if head.views]
+    choosing = [bool(validation) and head.validates for head, _ in fitted]
+    done, total = 0, len(items) * sum(views.count for _, views in fitted) + len(validation) * sum(choosing)
+    labels, wanted = (torch.tensor([item.label for item in some]) for some in (items, validation))
+    choice = None
 
     def moved(count: int) -> None:
         nonlocal done
         done += count
         progress(done, total)
 
-    def features(transform: Transform, view: int = 0, of: Sequence[Item] = items) -> Tensor:
-        images = Images(of, transform, seed)
-        images.set_epoch(view)
-        return frozen_features(model.backbone, images, moved)
-
-    if heads.cache is not None and config.cache is not None:
-        transform = train_transform(model.backbone.preprocess, config.cache.crop)
-        keys = features(transform)
-        for view in range(1, views):
-            keys += features(transform, view)
-        heads.cache.fit(keys, labels)
-    if heads.probe is None:
-        return None
-    plain = test_transform(model.backbone.preprocess)
-    if not chosen_on:
-        heads.probe.fit(features(plain), labels)
-        return None
-    wanted = torch.tensor([item.label for item in chosen_on])
-    return heads.probe.choose(features(plain), labels, features(plain, of=chosen_on), wanted)
+    for (head, views), chooses in zip(fitted, choosing, strict=True):
+        features = _features(model.backbone, items, views, seed, moved)
+        if chooses:
+            seen = _features(model.backbone, validation, Views(), seed, moved)
+            choice = head.fit(features, labels, (seen, wanted))
+        else:
+            head.fit(features, labels)
+    return choice
 
 
 @torch.inference_mode()
-def choose_cache(model: PromptedModel, validation: Sequence[Item]) -> Choice | None:
-    """Chooses alpha and beta of a finished model's cache on validation images, where it searches them.
+def tune_heads(model: PromptedModel, validation: Sequence[Item]) -> Choice | None:
+    """Chooses settings of a finished model's heads on validation images, for heads that do.
 
-    As in Tip-Adapter's released code: after training, with the keys that were learned.
+    Args:
+        model: Holding the training classes.
+        validation: Images of them.
 
     Returns:
         What was chosen, if anything was.
     """
-    cache, config = model.heads.cache, model.config.heads.cache
-    if cache is None or config is None or config.search is None or not validation:
-        return None
-    images = Images(validation, test_transform(model.backbone.preprocess))
-    labels = torch.tensor([item.label for item in validation], device=model.backbone.device)
-    alone, model.heads.cache = model.heads.cache, None
-    try:
-        encoded = [model.eval().encode(batch.to(model.backbone.device)) for batch, _ in loader(images, BATCH)]
-    finally:
-        model.heads.cache = alone
-    logits, features = (
-        torch.cat([getattr(e, name).float() for e in encoded]) for name in ("logits", "image_features")
+    choice = None
+    for head in model.heads if validation else ():
+        if head.tunes:
+            out, labels = _encoded(model.eval(), validation)
+            model.heads.logits(out, model.rows, without=head)
+            choice = head.tune(out, model.rows, labels)
+    return choice
+
+
+def _encoded(model: PromptedModel, items: Sequence[Item]) -> tuple[Encoded, Tensor]:
+    """Images compared with classes by the towers alone, and their labels."""
+    images, device = Images(items, test_transform(model.backbone.preprocess)), model.backbone.device
+    parts = [model.encode(batch.to(device)) for batch, _ in loader(images, BATCH)]
+    logits = [model.backbone.logits(part.image_features, part.text_features) for part in parts]
+    out = Encoded(
+        logits=torch.cat(logits).float(), image_features=torch.cat([part.image_features for part in parts])
     )
-    return cache.choose(logits, features, model.rows, labels, config.search)
+    return out, torch.tensor([item.label for item in items], device=device)
+
+
+def _features(
+    backbone: Backbone, items: Sequence[Item], views: Views, seed: int, moved: Callable[[int], None]
+) -> Tensor:
+    """(m, d) unnormalised features of the frozen image tower, summed over views."""
+    crops = train_transform(backbone.preprocess, views.crop) if views.crop else None
+    images = Images(items, crops or test_transform(backbone.preprocess), seed)
+    images.set_epoch(0)
+    features = frozen_features(backbone, images, moved)
+    for view in range(1, views.count):
+        images.set_epoch(view)
+        features += frozen_features(backbone, images, moved)
+    return features
 
 
 def frozen_features(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from restore_vlm.data import Images, loader
 from restore_vlm.errors import UserError
 from restore_vlm.measure.probe import Probe
-from restore_vlm.method import Gradient, Losses, PromptedModel, TrainingConfig, make_average
+from restore_vlm.method import Gradient, Losses, PromptedModel, TrainingConfig
 from restore_vlm.runtime.files import DamagedFile, add_lines
 from restore_vlm.runtime.memory import freed_memory_kept
 from restore_vlm.runtime.precision import autocast
@@ -73,7 +73,8 @@ class Trainer:
         self.learned = model.trainable()
         self.optimiser = make_optimiser(config, self.learned.values())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.average = make_average(model.config.averaging, self.epochs, self.learned)
+        averaging = model.config.averaging
+        self.average = averaging.build(self.epochs, self.learned) if averaging else None
         self.step, self.seconds, self.epoch_loss = 0, 0.0, 0.0
         self.part = share_of_batch(config, len(images), self.world)
         self.pending: list[dict[str, Any]] = []
@@ -198,9 +199,7 @@ class Trainer:
                 )
 
     def _end_epoch(self, epoch: int) -> None:
-        surgery = self.model.config.surgery
-        if surgery and surgery.dynamic and epoch == self.epochs // 3:
-            self.model.grow_surgery()
+        self.model.end_epoch(epoch, self.epochs)
         if self.average:
             self.average.add(epoch, {n: p.detach() for n, p in self.learned.items()})
 

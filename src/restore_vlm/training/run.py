@@ -40,7 +40,7 @@ from restore_vlm.runtime.files import write_json
 from restore_vlm.runtime.precision import Precision, resolve_precision
 from restore_vlm.runtime.processes import World, join
 from restore_vlm.runtime.tensors import write_tensors
-from restore_vlm.training.fitting import choose_cache, fit_heads
+from restore_vlm.training.fitting import fit_heads, tune_heads
 from restore_vlm.training.loop import OnShift, OnStep, Trainer, share_of_batch
 from restore_vlm.training.run_folder import RunFolder
 
@@ -355,12 +355,9 @@ def _start(
 
 def _choose(model: PromptedModel, validation: list[Item], world: World) -> Choice | None:
     """Chooses what is chosen after training, once; every process takes the same."""
-    choice = world.once(lambda: choose_cache(model, validation))
-    if choice and model.heads.cache is not None:
-        values = choice.settings
-        model.heads.cache.alpha, model.heads.cache.beta = (
-            values["heads.cache.alpha"], values["heads.cache.beta"],
-        )  # fmt: skip
+    choice = world.once(lambda: tune_heads(model, validation))
+    if choice:
+        model.heads.take(choice)
     return choice
 
 

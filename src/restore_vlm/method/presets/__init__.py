@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from restore_vlm.errors import UserError, unknown
 from restore_vlm.method.config import Recipe
+from restore_vlm.method.heads import HeadsConfig
 from restore_vlm.runtime.files import parse_toml, read_text
 
 Table = dict[str, Any]
@@ -52,20 +53,15 @@ def load_recipe(method: str | Recipe, recipe: str = "default", settings: Iterabl
         _merge(chosen, _parse(setting))
     if "epochs" in (chosen.get("training") or {}):
         chosen["training"].setdefault("iterations", None)
-    _keep_what_is_set(chosen.get("heads"))
+    heads = chosen.get("heads")
+    for key, kind in HeadsConfig.kinds().items():
+        if isinstance(heads, dict) and isinstance(heads.get(key), dict):
+            kind.settle(heads[key])
     _merge(table, chosen)
     try:
         return Recipe.model_validate(table)
     except ValidationError as error:
         raise UserError(f"Method {table['name']}: {_sentence(error)}") from None
-
-
-def _keep_what_is_set(heads: Any) -> None:
-    """A value that is set is not searched."""
-    for head, values, off in (("cache", {"alpha", "beta"}, None), ("linear_probe", {"c"}, False)):
-        chosen = heads.get(head) if isinstance(heads, dict) else None
-        if isinstance(chosen, dict) and values & chosen.keys():
-            chosen.setdefault("search", off)
 
 
 def chooses_depth(method: str | Recipe, recipe: str = "default", settings: Iterable[str] = ()) -> bool:
