@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from restore_vlm.bench import Board, Store, render, tables
+from restore_vlm.bench import Results, Store, render, tables
 from restore_vlm.classifier import Classifier
 from restore_vlm.figures import read_records
 from restore_vlm.runtime.tensors import read_tensors
@@ -48,10 +48,10 @@ def test_its_adapter_gives_the_same_numbers(place: Path) -> None:
 
 def test_a_grid(place: Path) -> None:
     store = Store(place / "grid")
-    ((common, cells),) = store.tables()
-    assert [cell.method for cell in cells] == ["clip", "lpt"]
-    assert "66.67" in render(tables(common, Board(cells, store)), "markdown")
+    ((conditions, keys),) = store.grids()
+    assert [key.method for key in keys] == ["clip", "lpt"]
+    assert "66.67" in render(tables(conditions, Results(keys, store)), "markdown")
     assert all(record.shift for record in read_records([place / "grid"]))
-    assert store.run(cells[1].run).training_seconds() > 0
+    assert store.run(keys[1].run).training_seconds() > 0
     (cache,) = (place / "grid" / "cache").iterdir()
     assert read_tensors(cache)[0]["features"].shape[0] == 6

@@ -24,7 +24,7 @@ Root = Annotated[Path, typer.Option(help="What studies.restore.datasets made.")]
 Out = Annotated[Path, typer.Option(help="Folder of runs and tables; the same command goes on there.")]
 Methods = Annotated[str, typer.Option(help="all, or a,b,...: methods or TOML files.")]
 Seeds = Annotated[str, typer.Option(help="1,2,3")]
-Protocols = Annotated[str, typer.Option(help="all, or of base-to-novel,cross-dataset,domain-generalisation.")]
+Protocols = Annotated[str, typer.Option(help="all, or a,b,...: some of the benchmark.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Runs at a time, of a thread each; as many as cores.")
 ]
@@ -48,18 +48,18 @@ def grid(
     dry_run: DryRun = False,
 ) -> None:
     """Run every method by three protocols on small real datasets with the tiny CLIP (hours on two cores)."""
-    from restore_vlm.bench import Local, Shelf, Store, render, tables
+    from restore_vlm.bench import DataRoot, Local, Store, render, tables
     from restore_vlm.cli.grid_bars import GridBars
     from restore_vlm.method import methods as bundled
     from restore_vlm.terminal import bars, err
     from studies.restore import mini as benchmark
 
-    chosen = benchmark.PROTOCOLS if protocols == "all" else names("protocols", protocols)
+    chosen = benchmark.protocols() if protocols == "all" else names("protocols", protocols)
     asked = benchmark.request(bundled() if methods == "all" else names("methods", methods))
-    shelf = Shelf(root, lambda text: err.print(f"[yellow]![/] {text}", highlight=False))
+    data = DataRoot(root, lambda text: err.print(f"[yellow]![/] {text}", highlight=False))
     with err.status("reading the datasets"):
         stages = benchmark.stages(asked, numbers("seeds", seeds), chosen)
-        plans = {stage: stage.plan(asked, shelf) for stage in stages}
+        plans = {stage: stage.plan(asked, data) for stage in stages}
     if dry_run:
         _show(*benchmark.outlooks(list(plans.values()), Store(out)), [s.title for s in stages])
         return
@@ -68,8 +68,8 @@ def grid(
             plans, asked, out, Local(workers, 1), lambda text: err.print(text), GridBars(display)
         )
     store = Store(out)
-    for common, board in benchmark.boards(store, asked):
-        print(render(tables(common, board), "terminal"), end="")
+    for conditions, results in benchmark.grids(store, asked):
+        print(render(tables(conditions, results), "terminal"), end="")
     if docs is not None:
         said = {"methods": methods, "seeds": seeds, "protocols": protocols}
         options = " ".join(f"--{name} {value}" for name, value in said.items() if value != "all")

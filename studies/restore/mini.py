@@ -8,19 +8,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from restore_vlm.bench.datasets import Shelf
+from restore_vlm.bench.datasets import DataRoot
 from restore_vlm.bench.engines import Engine
 from restore_vlm.bench.grid import GridProgress, Outlook, duration, outlook, run_grid
-from restore_vlm.bench.plan import Cell, Plan, Request, make_plan
+from restore_vlm.bench.plan import Plan, Request, ResultKey, make_plan
 from restore_vlm.bench.render import render
-from restore_vlm.bench.scores import Board
+from restore_vlm.bench.scores import Results
 from restore_vlm.bench.store import Store
 from restore_vlm.bench.tables import tables
 from restore_vlm.errors import unknown
-from restore_vlm.evaluation.protocols import Trial, base_to_novel, cross_dataset, domain_generalisation
+from restore_vlm.evaluation.protocol import Trial
+from restore_vlm.evaluation.protocols import get_protocol
 from restore_vlm.runtime.files import bundled, parse_toml, write_atomic
 
-PROTOCOLS = ("base-to-novel", "cross-dataset", "domain-generalisation")
 FORMS = {"md": "markdown", "csv": "csv"}
 
 
@@ -30,7 +30,7 @@ class Stage:
 
     Attributes:
         title: For people.
-        protocol: One of :data:`PROTOCOLS`.
+        protocol: The name of one.
         trials: What is trained and tested.
         variant: None, or a method and what is changed of it; its table is apart from the others.
     """
@@ -47,15 +47,20 @@ class Stage:
         method, settings = self.variant
         return replace(asked, methods=(method,), settings=settings)
 
-    def plan(self, asked: Request, shelf: Shelf) -> Plan:
+    def plan(self, asked: Request, data: DataRoot) -> Plan:
         """Its runs; see :func:`restore_vlm.bench.plan.make_plan`."""
-        return make_plan(self.trials, self.request(asked), shelf)
+        return make_plan(self.trials, self.request(asked), data)
 
 
 @cache
 def definition() -> dict[str, Any]:
     """The content of ``mini.toml``."""
     return parse_toml(bundled(__package__, "mini.toml"))
+
+
+def protocols() -> list[str]:
+    """The names of its protocols."""
+    return sorted({stage["protocol"] for stage in definition()["stages"]})
 
 
 def kinds() -> dict[str, dict[str, str]]:
@@ -68,44 +73,41 @@ def request(methods: Sequence[str]) -> Request:
     return Request(tuple(methods), precision=definition()["precision"])
 
 
-def stages(asked: Request, seeds: Collection[int], protocols: Collection[str] = PROTOCOLS) -> list[Stage]:
+def stages(asked: Request, seeds: Collection[int], wanted: Collection[str] | None = None) -> list[Stage]:
     """The benchmark in the order it runs; variants of a method that is not asked for are left out.
 
     Args:
         asked: Whose methods.
         seeds: Of every trial.
-        protocols: Those wanted, of :data:`PROTOCOLS`.
+        wanted: Some of :func:`protocols`; None is all.
 
     Raises:
         UserError: For an unknown protocol or no seed.
     """
-    for name in protocols:
-        if name not in PROTOCOLS:
-            raise unknown("protocol", name, PROTOCOLS)
-    main = [_stage(s, seeds) for s in definition()["stages"] if s["protocol"] in protocols]
+    wanted = protocols() if wanted is None else wanted
+    for name in wanted:
+        if name not in protocols():
+            raise unknown("protocol", name, protocols())
+    main = [_stage(s, seeds) for s in definition()["stages"] if s["protocol"] in wanted]
     return main + [
         _variant(v, settings, seeds)
         for v in definition()["variants"]
-        if "base-to-novel" in protocols and v["method"] in asked.methods
+        if v["protocol"] in wanted and v["method"] in asked.methods
         for settings in v["settings"]
     ]
 
 
 def _variant(fields: dict[str, Any], settings: Sequence[str], seeds: Collection[int]) -> Stage:
     method, on = fields["method"], fields["on"]
-    trials = base_to_novel(on, seeds, definition()["shots"])
+    trials = get_protocol(fields["protocol"]).trials(on, seeds, [definition()["shots"]])
     title = f"{method} with {' '.join(settings)}, {', '.join(on)}"
-    return Stage(title, "base-to-novel", tuple(trials), (method, tuple(settings)))
+    return Stage(title, fields["protocol"], tuple(trials), (method, tuple(settings)))
 
 
 def _stage(fields: dict[str, Any], seeds: Collection[int]) -> Stage:
     protocol, on = fields["protocol"], fields["on"]
     shots = fields.get("shots", definition()["shots"])
-    if protocol == "base-to-novel":
-        trials = base_to_novel(on, seeds, shots)
-    else:
-        transfer = {"cross-dataset": cross_dataset, "domain-generalisation": domain_generalisation}[protocol]
-        trials = [trial for one in on for trial in transfer(one, fields["to"], seeds, shots)]
+    trials = get_protocol(protocol).trials(on, seeds, [shots], fields.get("to", ()))
     to = f" to {', '.join(fields['to'])}" if "to" in fields else ""
     return Stage(f"{protocol}, {', '.join(on)}{to}", protocol, tuple(trials))
 
@@ -155,36 +157,36 @@ def write_tables(store: Store, asked: Request, folder: Path, command: str = "", 
         command: How to repeat it, for a heading with the time it took; none without.
         prefix: Of the files' names.
     """
-    for common, board in boards(store, asked):
-        protocol, found = board.cells[0].protocol, tables(common, board)
+    for conditions, results in grids(store, asked):
+        protocol, found = results.protocol.name, tables(conditions, results)
         for suffix, form in FORMS.items():
             text = render(found, form)
             if command and form == "markdown":
-                text = f"# Mini benchmark: {protocol}\n\n{_origin(board, command)}\n\n{text}"
+                text = f"# Mini benchmark: {protocol}\n\n{_origin(results, command)}\n\n{text}"
             write_atomic(folder / f"{prefix}{protocol}.{suffix}", text)
 
 
-def boards(store: Store, asked: Request) -> list[tuple[dict[str, Any], Board]]:
-    """The boards of a request, with what their cells share."""
-    mine = [(common, cells) for common, cells in store.tables() if _same(common, asked)]
-    return [(common, Board(cells, store)) for common, cells in mine if cells]
+def grids(store: Store, asked: Request) -> list[tuple[dict[str, Any], Results]]:
+    """What a request has found, and under which conditions."""
+    mine = {**asked.conditions(), "settings": list(asked.settings)}
+    return [
+        (conditions, Results(keys, store))
+        for conditions, keys in store.grids()
+        if conditions == mine and keys
+    ]
 
 
-def _same(common: dict[str, Any], asked: Request) -> bool:
-    return common == {**asked.common(), "settings": list(asked.settings)}
-
-
-def _origin(board: Board, command: str) -> str:
-    runs, spent = _spent(board.results)
+def _origin(results: Results, command: str) -> str:
+    runs, spent = _spent(results.found)
     return (
         f"From `{command}`: {runs} runs, {duration(spent)} of computing if one after the other, each on one "
         "CPU thread. What the datasets are and what came out: [mini.md](mini.md)."
     )
 
 
-def _spent(results: dict[Cell, dict[str, Any] | None]) -> tuple[int, float]:
+def _spent(found: dict[ResultKey, dict[str, Any] | None]) -> tuple[int, float]:
     """How many runs there are and their seconds, each training and each test counted once."""
-    done = {cell: result for cell, result in results.items() if result}
-    training = {cell.run: result["training_seconds"] for cell, result in done.items()}
-    tests = {(cell.run, cell.test): result["seconds"] for cell, result in done.items()}
+    done = {key: result for key, result in found.items() if result}
+    training = {key.run: result["training_seconds"] for key, result in done.items()}
+    tests = {(key.run, key.test): result["seconds"] for key, result in done.items()}
     return len(training), sum(training.values()) + sum(tests.values())

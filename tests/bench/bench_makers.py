@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from restore_vlm.bench import Board, Plan, Request, Shelf, Store, make_plan, render, run_grid, tables
+from restore_vlm.bench import DataRoot, Plan, Request, Results, Store, make_plan, render, run_grid, tables
 from restore_vlm.bench.engines import Engine, inline
-from restore_vlm.evaluation import protocols
 from restore_vlm.evaluation.evaluate import summarise
-from restore_vlm.evaluation.protocols import Trial
+from restore_vlm.evaluation.protocol import Trial
+from restore_vlm.evaluation.protocols import get_protocol
 
 DEMO = Path(str(files("restore_vlm") / "assets" / "demo"))
 SHORT = ("training.epochs=1", "training.batch=2", "prompts.depth=2")
@@ -24,11 +24,11 @@ def request(*methods: str, **options) -> Request:
 
 
 def trials(*datasets: str, seeds: Sequence[int] = (1,), shots: int | None = 2) -> list[Trial]:
-    return protocols.base_to_novel(datasets or ("split",), seeds, shots)
+    return get_protocol("base-to-novel").trials(datasets or ("split",), seeds, [shots])
 
 
 def plan_of(root: Path, wanted: Sequence[Trial], asked: Request) -> Plan:
-    return make_plan(wanted, asked, Shelf(root))
+    return make_plan(wanted, asked, DataRoot(root))
 
 
 def run(
@@ -55,7 +55,8 @@ def stored(accuracy: float, dataset: str = "a") -> dict[str, Any]:
 def csv_of(out: Path) -> str:
     """All tables of a grid's folder in full precision."""
     return "".join(
-        render(tables(common, Board(cells, Store(out))), "csv") for common, cells in Store(out).tables()
+        render(tables(conditions, Results(keys, Store(out))), "csv")
+        for conditions, keys in Store(out).grids()
     )
 
 

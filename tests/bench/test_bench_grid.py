@@ -18,7 +18,8 @@ from restore_vlm.bench import GridProgress, Local, Store, engines, features, inl
 from restore_vlm.bench.engines import DIED
 from restore_vlm.classifier import fit
 from restore_vlm.errors import UserError
-from restore_vlm.evaluation import harmonic_mean, protocols
+from restore_vlm.evaluation import harmonic_mean
+from restore_vlm.evaluation.protocols import get_protocol
 from restore_vlm.training import read_tensors, training_images
 from runtime.process_makers import ENDINGS, left_behind, start, wait_for
 
@@ -45,12 +46,12 @@ def test_the_numbers_are_those_of_train_and_evaluate(root: Path, finished: Path,
     classifier = fit(
         root / name, "maple", shots=2, seed=2, classes="base", settings=(*SHORT,), precision="fp32"
     )
-    (common, cells), *_ = Store(finished).tables()
-    assert common["backbone"] == "tiny"
+    (conditions, keys), *_ = Store(finished).grids()
+    assert conditions["backbone"] == "tiny"
     for part in ("base", "novel"):
-        (cell,) = [c for c in cells if (c.method, c.source, c.part, c.seed) == ("maple", name, part, 2)]
-        found = Store(finished).result(cell)
-        data = root / name if name == "split" else _rest(root / name, finished, cell.run)
+        (key,) = [c for c in keys if (c.method, c.source, c.part, c.seed) == ("maple", name, part, 2)]
+        found = Store(finished).result(key)
+        data = root / name if name == "split" else _rest(root / name, finished, key.run)
         expected = classifier.evaluate(data, part).as_json()
         assert found is not None
         assert {k: found[k] for k in expected} == json.loads(json.dumps(expected))
@@ -94,8 +95,8 @@ def test_a_grid_tells_how_it_goes_and_prints_nothing(root: Path, tmp_path: Path,
 
 
 def test_zero_shot_is_computed_once_where_the_data_say_what_is_for_test(finished: Path) -> None:
-    (_, cells), *_ = Store(finished).tables()
-    runs = {(c.source, c.seed): c.run for c in cells if c.method == "clip" and c.part == "base"}
+    (_, keys), *_ = Store(finished).grids()
+    runs = {(c.source, c.seed): c.run for c in keys if c.method == "clip" and c.part == "base"}
     assert runs["split", 1] == runs["split", 2]
     assert runs["plain", 1] != runs["plain", 2]
 
@@ -121,7 +122,7 @@ def test_only_what_is_missing_or_changed_is_computed(root: Path, finished: Path,
     changed = request(settings=(*SHORT, "maple:training.lr=0.1"))
     assert run(root, out, trials("split", seeds=[1]), changed) == {}
     assert trained(out) == trained(finished) + 3
-    assert len(Store(out).tables()) == 2
+    assert len(Store(out).grids()) == 2
 
 
 def test_a_new_photo_changes_its_dataset_alone(root: Path, tmp_path: Path) -> None:
@@ -142,13 +143,13 @@ def test_moved_data_are_the_same_data(root: Path, finished: Path, tmp_path: Path
 
 
 def test_a_source_is_trained_once_and_new_targets_are_only_tested(root: Path, tmp_path: Path) -> None:
-    cross = protocols.cross_dataset("split", ["plain"], [1], 2)
+    cross = get_protocol("cross-dataset").trials(["split"], [1], [2], ["plain"])
     assert run(root, tmp_path, cross, request()) == {}
     adapter = next(tmp_path.glob("runs/*/model/adapter.safetensors"))
     before = adapter.stat().st_mtime_ns
-    more = protocols.cross_dataset("split", ["plain", "few"], [1], 2)
+    more = get_protocol("cross-dataset").trials(["split"], [1], [2], ["plain", "few"])
     assert run(root, tmp_path, more, request()) == {}
-    assert run(root, tmp_path, protocols.few_shot(["split"], [1], [2]), request(), _refuse) == {}
+    assert run(root, tmp_path, get_protocol("few-shot").trials(["split"], [1], [2]), request(), _refuse) == {}
     assert trained(tmp_path) == 1
     assert adapter.stat().st_mtime_ns == before
     fresh = tmp_path / "fresh"
@@ -159,8 +160,8 @@ def test_a_source_is_trained_once_and_new_targets_are_only_tested(root: Path, tm
 def _numbers(out: Path) -> dict[tuple, float]:
     """The accuracies of the cross-dataset table."""
     store = Store(out)
-    (cells,) = [cells for _, cells in store.tables() if cells[0].protocol == "cross-dataset"]
-    return {c.place: (store.result(c) or {})["accuracy"] for c in cells}
+    (keys,) = [keys for _, keys in store.grids() if keys[0].protocol == "cross-dataset"]
+    return {c.place: (store.result(c) or {})["accuracy"] for c in keys}
 
 
 def test_features_from_the_cache_give_the_same_numbers(root: Path, tmp_path: Path, monkeypatch) -> None:
@@ -185,9 +186,9 @@ def test_a_damaged_cache_is_made_anew(root: Path, finished: Path, tmp_path: Path
     for file in (finished / "cache").iterdir():
         (tmp_path / "cache" / file.name).write_bytes(b"half")
     run(root, tmp_path, trials("split"), request("clip"))
-    (_, cells), *_ = Store(tmp_path).tables()
-    assert [Store(tmp_path).result(c)["accuracy"] for c in cells] == [
-        Store(finished).result(c)["accuracy"] for c in cells
+    (_, keys), *_ = Store(tmp_path).grids()
+    assert [Store(tmp_path).result(c)["accuracy"] for c in keys] == [
+        Store(finished).result(c)["accuracy"] for c in keys
     ]
 
 
@@ -408,8 +409,8 @@ def test_time_is_estimated_from_finished_runs(root: Path, finished: Path, tmp_pa
 
 
 def test_harmonic_mean_in_the_table(finished: Path) -> None:
-    (_, cells), *_ = Store(finished).tables()
-    mine = [c for c in cells if (c.method, c.source, c.seed) == ("clip", "split", 1)]
+    (_, keys), *_ = Store(finished).grids()
+    mine = [c for c in keys if (c.method, c.source, c.seed) == ("clip", "split", 1)]
     two = [100 * (Store(finished).result(c) or {})["accuracy"] for c in mine]
     assert f"clip,HM,{harmonic_mean(*two)!r}" in csv_of(finished)
 
@@ -428,7 +429,7 @@ def test_an_unfinished_run_of_another_place_starts_anew(root: Path, tmp_path: Pa
     place.model.mkdir(parents=True)
     (place.model / "config.toml").write_text('[run]\ndata = "elsewhere"\n')
     assert run(root, tmp_path, trials(), asked) == {}
-    assert store.RunPlace(place.path).training_seconds() > 0
+    assert store.JobFolder(place.path).training_seconds() > 0
 
 
 def test_published_datasets_whose_names_repeat(tmp_path: Path) -> None:
@@ -442,7 +443,7 @@ def test_published_datasets_whose_names_repeat(tmp_path: Path) -> None:
             photos = sorted((tmp_path / "dtd" / "images" / part / folder.name).iterdir())
             split[part] += [[f"{part}/{folder.name}/{p.name}", label, names[label]] for p in photos]
     (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text(json.dumps(split))
-    few = protocols.few_shot(["dtd"], [1], [2])
+    few = get_protocol("few-shot").trials(["dtd"], [1], [2])
     asked = request("clip", "maple")
     assert run(tmp_path, tmp_path / "out", few, asked) == {}
     (model,) = (tmp_path / "out").glob("runs/*/model")

@@ -5,12 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restore_vlm.bench.grid import duration
-from restore_vlm.bench.scores import Score, average, best, hm, hm_score, score
+from restore_vlm.bench.scores import BySeed, Score, average, best, by_seed, measured, score
 from restore_vlm.evaluation import harmonic_mean
+from restore_vlm.evaluation.protocols.base_to_novel import HM
 
 PERCENT = st.floats(0, 100)
 FULL = st.dictionaries(st.integers(1, 9), PERCENT, min_size=1)
 HOLED = st.dictionaries(st.integers(1, 9), st.none() | PERCENT, min_size=1)
+
+
+def hm(base: BySeed, novel: BySeed) -> BySeed:
+    return by_seed(HM, (base, novel))
 
 
 @given(FULL, FULL)
@@ -58,7 +63,7 @@ def test_the_best_are_the_highest_as_printed(scores: list) -> None:
 
 @given(HOLED, HOLED)
 def test_the_harmonic_mean_of_a_table_is_that_of_its_averages(base: dict, novel: dict) -> None:
-    found, each = hm_score(base, novel), hm(base, novel)
+    found, each = measured(HM, (base, novel)), hm(base, novel)
     both = [seed for seed, value in each.items() if value is not None]
     assert (found.done, found.std) == (len(both), score(each).std)
     if not both:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from bench.bench_makers import csv_of, plan_of, request, run, trials
 from restore_vlm import cli
-from restore_vlm.bench import Board, Store, outlook
+from restore_vlm.bench import Results, Store, outlook
 from restore_vlm.bench.grid import missing
 from restore_vlm.errors import UserError
 from restore_vlm.figures import read_records
@@ -60,7 +60,7 @@ def test_a_result_is_named_and_computed_again(
     damage(path)
     plan, store = plan_of(root, trials("split"), ASKED), Store(out)
     assert len(missing(plan.jobs, store)) == 1
-    (note,) = Board(plan.cells, store).notes()
+    (note,) = Results(plan.keys, store).notes()
     assert f"{path} is damaged (" in note and note.endswith("; the same restore-vlm bench computes it again")
     with pytest.raises(UserError, match="is damaged"):
         read_records([out])
@@ -99,7 +99,7 @@ def test_a_damaged_table_is_refused(root: Path, out: Path, damage: Callable[[Pat
     before, table = csv_of(out), only(out, "grids/*.json")
     damage(table)
     with pytest.raises(UserError, match=r"is damaged .*; remove it and give the restore-vlm bench commands"):
-        Store(out).tables()
+        Store(out).grids()
     with pytest.raises(UserError, match=r"is damaged .*; remove it and give"):
         run(root, out, trials("split"), ASKED)
     table.unlink()

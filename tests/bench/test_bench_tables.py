@@ -1,46 +1,50 @@
 import csv
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from statistics import stdev
+from statistics import mean, stdev
+from typing import Any
 
 import pytest
 
 from bench.bench_makers import request, stored
-from restore_vlm.bench import Board, Store, compare, render, tables
+from restore_vlm.bench import Results, Store, compare_methods, render, tables
 from restore_vlm.bench.compare import show
-from restore_vlm.bench.plan import Cell
-from restore_vlm.bench.tables import published
+from restore_vlm.bench.plan import ResultKey
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation import harmonic_mean
+from restore_vlm.evaluation.protocol import Column, EvalSet, Layout, Measure, Protocol, Term
+from restore_vlm.evaluation.protocols import PROTOCOLS
+from restore_vlm.evaluation.protocols.base_to_novel import PUBLISHED
 from restore_vlm.training import write_json
 
 
-def board(tmp_path: Path, protocol: str, rows: list[tuple]) -> Board:
+def results_of(tmp_path: Path, protocol: str, rows: list[tuple]) -> Results:
     """Rows: method, source, dataset, part, shots, seed, accuracy in % (None: missing, text: failed)."""
-    cells, store = [], Store(tmp_path)
+    keys, store = [], Store(tmp_path)
     for method, source, dataset, part, shots, seed, value in rows:
         run = f"{method}-{source}-{shots}-{0 if method == 'clip' else seed}"
-        cell = Cell(protocol, method, source, dataset, part, shots, seed, run, f"{dataset}-{part}")
-        cells.append(cell)
+        key = ResultKey(protocol, method, source, dataset, part, shots, seed, run, f"{dataset}-{part}")
+        keys.append(key)
         if isinstance(value, str):
             write_json(store.run(run).error, {"error": value})
         elif value is not None:
-            write_json(store.run(run).test(cell.test), stored(value / 100, dataset))
-    return Board(cells, store)
+            write_json(store.run(run).test(key.test), stored(value / 100, dataset))
+    return Results(keys, store)
 
 
-def halves(tmp_path: Path, values: dict[tuple[str, str, int], tuple], shots: int = 16) -> Board:
+def halves(tmp_path: Path, values: dict[tuple[str, str, int], tuple], shots: int = 16) -> Results:
     rows = [
         (method, dataset, dataset, part, shots, seed, value)
         for (method, dataset, seed), pair in values.items()
         for part, value in zip(("base", "novel"), pair, strict=True)
     ]
-    return board(tmp_path, "base-to-novel", rows)
+    return results_of(tmp_path, "base-to-novel", rows)
 
 
-COMMON = request().common() | {"settings": ()}
+COMMON = request().conditions() | {"settings": ()}
 TWO = {
     ("clip", "a", 1): (60.0, 70.0), ("clip", "a", 2): (60.0, 70.0),
     ("clip", "b", 1): (50.0, 50.0), ("clip", "b", 2): (50.0, 50.0),
@@ -103,22 +107,67 @@ def test_published_figures_are_marked_and_never_best(tmp_path: Path) -> None:
 
 
 def test_published_harmonic_means_are_those_of_their_parts() -> None:
-    assert len(published()["row"]) == 6
-    for row in published()["row"]:
-        assert row["hm"] == pytest.approx(harmonic_mean(row["base"], row["novel"]), abs=0.011)
+    assert len(PUBLISHED.rows) == 6
+    for _, _, (base, novel, hm) in PUBLISHED.rows:
+        assert hm == pytest.approx(harmonic_mean(base, novel), abs=0.011)
 
 
 def test_transfer_and_few_shot(tmp_path: Path) -> None:
     values = (("s", 80), ("x", 50), ("y", 60))
     rows = [("maple", "s", d, "all", 16, seed, v + seed) for d, v in values for seed in (1, 2)]
-    (table,) = tables(COMMON, board(tmp_path / "cross", "cross-dataset", rows))
+    (table,) = tables(COMMON, results_of(tmp_path / "cross", "cross-dataset", rows))
     assert table.columns == ["s", "x", "y", "average of targets"]
     assert [s.mean for s in table.rows[0].scores] == [81.5, 51.5, 61.5, 56.5]
     rows = [("maple", d, d, "all", k, 1, 50 + k) for d in "xy" for k in (16, 1)]
-    found = tables(COMMON, board(tmp_path / "few", "few-shot", rows))
+    found = tables(COMMON, results_of(tmp_path / "few", "few-shot", rows))
     assert [t.title for t in found] == ["few-shot, x", "few-shot, y", "few-shot, average over 2 datasets"]
     assert found[-1].columns == ["1 shot", "16 shots"]
     assert [s.mean for s in found[-1].rows[0].scores] == pytest.approx([51, 66])
+
+
+def test_what_seeds_do_not_change_has_no_spread_beside_what_they_do(tmp_path: Path) -> None:
+    """Zero-shot on a dataset with a split of its own, and on one whose test images a seed draws."""
+    keys, store = [], Store(tmp_path)
+    for seed, dataset, run in ((1, "a", "r"), (2, "a", "r"), (1, "b", "s"), (2, "b", "t")):
+        keys += [
+            ResultKey("base-to-novel", "clip", dataset, dataset, part, 16, seed, run, part)
+            for part in ("base", "novel")
+        ]
+        for part in ("base", "novel"):
+            write_json(store.run(run).test(part), stored(0.25 * "qrst".index(run), dataset))
+    one, other, both = tables(COMMON, Results(keys, store))
+    assert [s.std for s in one.rows[0].scores] == [None] * 3
+    assert [s.std for s in other.rows[0].scores] == pytest.approx([stdev([50, 75])] * 3)
+    assert [s.std for s in both.rows[0].scores] == pytest.approx([stdev([37.5, 50])] * 3)
+
+
+def test_a_further_protocol_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Base and novel classes in one list, each half's accuracy read from one test."""
+
+    def half(number: int, result: Mapping[str, Any]) -> float:
+        classes = list(result["per_class"].values())
+        middle = (len(classes) + 1) // 2
+        return 100 * mean((classes[:middle], classes[middle:])[number])
+
+    base, novel = (Term("all", partial(half, number)) for number in (0, 1))
+    hm = Measure("HM", (base, novel), harmonic_mean)
+    mine = Protocol(
+        "one-list", "", "base", ("all",), ("base_to_novel",),
+        Layout(("shots", "source"), (Column(Measure("base", (base,))), Column(hm)), average=True), (hm,),
+    )  # fmt: skip
+    monkeypatch.setitem(PROTOCOLS, mine.name, mine)
+    (trial,) = mine.trials(["a"], [1])
+    assert (trial.part, trial.tests) == ("base", (EvalSet("a"),))
+    rows = [(m, "a", "a", "all", 16, 1, 0.0) for m in ("clip", "maple")]
+    results = results_of(tmp_path, mine.name, rows)
+    for key, found in results.found.items():
+        assert found is not None
+        found["per_class"] = {"cat": 0.8, "dog": 0.6, "ant": 0.4 + 0.3 * (key.method == "maple")}
+    (table,) = tables(COMMON, results)
+    assert (table.title, table.columns) == ("one-list, a, 16 shots", ["base", "HM"])
+    assert [s.mean for s in table.rows[0].scores] == pytest.approx([70, harmonic_mean(70, 40)])
+    found = compare_methods(results, "maple", "clip")
+    assert found.pairs == pytest.approx({("a", 1): 70 - harmonic_mean(70, 40)})
 
 
 def test_names_with_special_characters(tmp_path: Path) -> None:
@@ -132,12 +181,12 @@ def test_names_with_special_characters(tmp_path: Path) -> None:
 
 def test_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = halves(tmp_path, TWO)
-    found = compare(mine, "maple", "clip", "base")
+    found = compare_methods(mine, "maple", "clip", "base")
     assert found.pairs == pytest.approx({("a", 1): 20, ("a", 2): 22, ("b", 1): 20, ("b", 2): 22})
     assert found.estimate.value == pytest.approx(21)
     assert found.estimate.over == "2 datasets x 2 seeds"
     assert (found.estimate.low, found.estimate.high) == pytest.approx((8.29, 33.71), abs=0.01)
-    back = compare(mine, "clip", "maple", "base")
+    back = compare_methods(mine, "clip", "maple", "base")
     assert back.estimate.value == pytest.approx(-21)
     assert back.estimate.p == pytest.approx(found.estimate.p)
     show(found, "maple", "clip", "base-to-novel")
@@ -150,18 +199,18 @@ def test_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("maple", "clip", "nvel", "did you mean 'novel'"),
     ]:
         with pytest.raises(UserError, match=sentence):
-            compare(mine, first, second, measure)
+            compare_methods(mine, first, second, measure)
 
 
 def test_comparison_of_nothing(tmp_path: Path) -> None:
     values = {("clip", "a", 1): (1.0, 1.0), ("maple", "a", 1): (None, None)}
     with pytest.raises(UserError, match="no finished run in common"):
-        compare(halves(tmp_path, values), "clip", "maple")
+        compare_methods(halves(tmp_path, values), "clip", "maple")
 
 
 def test_comparison_across_datasets_leaves_the_source_out(tmp_path: Path) -> None:
     rows = [(m, "s", d, "all", 16, 1, v) for m, v in (("clip", 50), ("maple", 51)) for d in ("s", "x")]
-    found = compare(board(tmp_path, "cross-dataset", rows), "maple", "clip")
+    found = compare_methods(results_of(tmp_path, "cross-dataset", rows), "maple", "clip")
     assert found.pairs == {("s to x", 1): pytest.approx(1)}
     assert (found.estimate.low, found.estimate.p) == (None, None)
 
@@ -171,7 +220,7 @@ def test_comparison_takes_shots_of_one_dataset_as_one(tmp_path: Path) -> None:
         (m, d, d, "all", k, s, 50 + (m == "maple") * (k + s)) for m in ("clip", "maple") for d in "xy"
         for k in (1, 16) for s in (1, 2)
     ]  # fmt: skip
-    found = compare(board(tmp_path, "few-shot", rows), "maple", "clip")
+    found = compare_methods(results_of(tmp_path, "few-shot", rows), "maple", "clip")
     assert found.pairs == pytest.approx({("x", 1): 9.5, ("x", 2): 10.5, ("y", 1): 9.5, ("y", 2): 10.5})
 
 
@@ -187,5 +236,7 @@ def test_what_a_comparison_cannot_say(
     keep: Callable[[str, int], bool], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = {(m, d, s): v for (m, d, s), v in TWO.items() if keep(d, s)}
-    show(compare(halves(tmp_path, values), "maple", "clip", "novel"), "maple", "clip", "base-to-novel")
+    show(
+        compare_methods(halves(tmp_path, values), "maple", "clip", "novel"), "maple", "clip", "base-to-novel"
+    )
     assert sentence in re.sub(r"\s+", " ", capsys.readouterr().out)

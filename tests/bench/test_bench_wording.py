@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from bench.bench_makers import DEMO, copy, plan_of, request
-from restore_vlm.bench import Board, Store, inline, run_grid, tables
+from restore_vlm.bench import Results, Store, inline, run_grid, tables
 from restore_vlm.bench.spec import address, recipe_fields
-from restore_vlm.evaluation import protocols
-from restore_vlm.evaluation.protocols import Trial
+from restore_vlm.evaluation.protocol import Trial
+from restore_vlm.evaluation.protocols import get_protocol
 from restore_vlm.method import load_recipe
 
 PINNED = {
@@ -52,15 +52,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def cross(*targets: str) -> list[Trial]:
-    return protocols.cross_dataset("source", targets, [1], 2)
+    return get_protocol("cross-dataset").trials(["source"], [1], [2], targets)
 
 
 def found(out: Path) -> dict[str, dict]:
     """The one run's results by dataset, without times."""
     store = Store(out)
-    (cells,) = [cells for _, cells in store.tables()]
+    (keys,) = [keys for _, keys in store.grids()]
     times = ("seconds", "training_seconds")
-    return {c.dataset: {k: v for k, v in store.result(c).items() if k not in times} for c in cells}
+    return {c.dataset: {k: v for k, v in store.result(c).items() if k not in times} for c in keys}
 
 
 def grid(root: Path, out: Path, *targets: str, ran: list[str] | None = None) -> None:
@@ -115,8 +115,8 @@ def test_results_of_before_are_marked_and_computed_again(root: Path, finished: P
         content = json.loads(path.read_text())
         del content["template"], content["ensemble"], content["sha256"]
         path.write_text(json.dumps({**content, "accuracy": 0.5}))
-    ((common, cells),) = Store(out).tables()
-    notes = tables(common, Board(cells, Store(out)))[-1].notes
+    ((conditions, keys),) = Store(out).grids()
+    notes = tables(conditions, Results(keys, Store(out)))[-1].notes
     doubtful = [note.rpartition(": ")[2] for note in notes if note.startswith("perhaps asked in another")]
     assert doubtful == ["tip_adapter, source, seed 1", "tip_adapter, source to mine, seed 1"]
     ran: list[str] = []
@@ -125,7 +125,7 @@ def test_results_of_before_are_marked_and_computed_again(root: Path, finished: P
     again, right = found(out), found(finished)
     assert (again["source"], again["mine"]) == (right["source"], right["mine"])
     assert again["dtd"]["accuracy"] == 0.5, "it always had its own template"
-    notes = tables(common, Board(cells, Store(out)))[-1].notes
+    notes = tables(conditions, Results(keys, Store(out)))[-1].notes
     assert not any(note.startswith("perhaps") for note in notes)
     grid(root, out, "mine", "dtd", ran=ran)
     assert len(ran) == 1
@@ -140,12 +140,12 @@ def test_results_of_before_without_a_template_among_them_stay(root: Path, tmp_pa
     ran: list[str] = []
     grid(root, tmp_path, "mine", ran=ran)
     assert ran == []
-    ((common, cells),) = Store(tmp_path).tables()
-    assert not any("perhaps" in note for note in tables(common, Board(cells, Store(tmp_path)))[-1].notes)
+    ((conditions, keys),) = Store(tmp_path).grids()
+    assert not any("perhaps" in note for note in tables(conditions, Results(keys, Store(tmp_path)))[-1].notes)
 
 
 def test_a_method_may_keep_its_template_on_every_dataset(root: Path) -> None:
-    for trial in (cross("dtd"), protocols.few_shot(["dtd"], [1], [2])):
+    for trial in (cross("dtd"), get_protocol("few-shot").trials(["dtd"], [1], [2])):
         for method, own in (("clip_lora", False), ("taskres", True)):
             (job,) = plan_of(root, trial, request(method, settings=())).jobs
             asked = {job.spec.recipe["template"]} | {test.template for test in job.tests.values()}
@@ -154,13 +154,13 @@ def test_a_method_may_keep_its_template_on_every_dataset(root: Path) -> None:
 
 def test_an_ensemble_of_the_source_is_not_asked_of_other_datasets(root: Path, monkeypatch) -> None:
     """ImageNet's seven templates serve ImageNet and its variants; other targets have their own."""
-    from restore_vlm.bench.datasets import Shelf
+    from restore_vlm.bench.datasets import DataRoot
 
-    read = Shelf(root).load("mine")
-    monkeypatch.setattr(Shelf, "_load", lambda self, name: read)
+    read = DataRoot(root).load("mine")
+    monkeypatch.setattr(DataRoot, "_load", lambda self, name: read)
     asked = request("tip_adapter", settings=(), backbone="ViT-B-16:openai")
-    across = protocols.cross_dataset("imagenet", ["dtd", "sun397"], [1], 2)
-    shifted = protocols.domain_generalisation("imagenet", ["imagenetv2"], [1], 2)
+    across = get_protocol("cross-dataset").trials(["imagenet"], [1], [2], ["dtd", "sun397"])
+    shifted = get_protocol("domain-generalisation").trials(["imagenet"], [1], [2], ["imagenetv2"])
     (job,) = plan_of(root, [*across, *shifted], asked).jobs
     assert job.spec.recipe["ensemble"] == "imagenet_7"
     assert [(t.template, t.ensemble) for t in job.tests.values()] == [

@@ -10,6 +10,7 @@ from bench.bench_makers import SHORT
 from restore_vlm import cli
 from restore_vlm.bench import inline
 from restore_vlm.cli.bench import bench
+from restore_vlm.evaluation.protocols import PROTOCOLS
 
 
 @pytest.fixture
@@ -75,6 +76,24 @@ def test_cross_dataset_and_few_shot(root: Path, tmp_path: Path, call) -> None:
     assert "| method | split | few | plain | average of targets |" in text
     code, text, _ = call("few-shot", "--datasets", "plain", "--shots", "1,2", "--format", "markdown", *rest)
     assert (code, "| method | 1 shot | 2 shots |" in text) == (0, True)
+
+
+def test_every_protocol_has_a_command_with_the_same_options(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, text, _ = call("--help")
+    assert code == 0
+    assert re.findall(r"│ ([a-z][a-z-]*) ", text) == [*PROTOCOLS, "table", "compare"]
+    same = None
+    for name, protocol in PROTOCOLS.items():
+        code, text, _ = call(name, "--help")
+        options = re.findall(r"│ (\*)? *--([a-z-]+)", text)
+        own = ("source", "targets") if protocol.transfer else ("datasets",)
+        assert [option for star, option in options if star] == ["root", own[0], "out"]
+        assert set(own) < {option for _, option in options}
+        rest = [option for _, option in options if option not in own]
+        assert (code, rest) == (0, same or rest)
+        same = rest
+        assert f"[default: {','.join(map(str, protocol.shots))}]" in text
 
 
 def test_a_failed_run_ends_with_1(root: Path, tmp_path: Path, call) -> None:

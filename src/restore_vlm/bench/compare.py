@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean
 
-from restore_vlm.bench.scores import Board, Series, hm
+from restore_vlm.bench.scores import Results, by_seed
 from restore_vlm.errors import UserError, unknown
+from restore_vlm.evaluation.protocol import Measure
 from restore_vlm.evaluation.statistics import Estimate, difference
-
-MEASURES = ("HM", "base", "novel", "accuracy")
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MethodComparison:
     """The differences first - second, in points of %.
 
     Attributes:
@@ -34,32 +33,32 @@ class Comparison:
         return found
 
 
-def compare(board: Board, first: str, second: str, measure: str | None = None) -> Comparison:
+def compare_methods(
+    results: Results, first: str, second: str, measure: str | None = None
+) -> MethodComparison:
     """Pairs the scores of two methods on the same dataset, shots and seed.
 
     Args:
-        board: Of one protocol.
+        results: Of one protocol.
         first: A method.
         second: Another.
-        measure: ``HM`` (of each run), ``base`` or ``novel`` for base-to-novel; elsewhere ``accuracy``;
-            None is the protocol's own. Where there are targets, the source does not count.
+        measure: One of the protocol's, such as ``HM`` (of each run); None is its first. Where there
+            are targets, the source does not count.
 
     Raises:
         UserError: For an unknown method or measure, or without any pair.
     """
-    methods = board.distinct("method")
+    methods = results.distinct("method")
     for method in (first, second):
         if method not in methods:
             raise unknown("method of this grid", method, methods)
     if first == second:
         raise UserError(f"{first!r} is given twice; name two methods.")
-    halves = board.cells[0].protocol == "base-to-novel"
-    measure = measure or ("HM" if halves else "accuracy")
-    if measure not in (MEASURES[:3] if halves else MEASURES[3:]):
-        raise unknown(
-            f"measure of {board.cells[0].protocol}", measure, MEASURES[:3] if halves else MEASURES[3:]
-        )
-    mine, theirs = (_scores(board, method, measure) for method in (first, second))
+    measures = {m.name: m for m in results.protocol.measures}
+    measure = measure or next(iter(measures))
+    if measure not in measures:
+        raise unknown(f"measure of {results.protocol.name}", measure, measures)
+    mine, theirs = (_of_runs(results, method, measures[measure]) for method in (first, second))
     shared = mine.keys() & theirs.keys()
     if not shared:
         raise UserError(f"{first} and {second} have no finished run in common.")
@@ -68,34 +67,28 @@ def compare(board: Board, first: str, second: str, measure: str | None = None) -
         pair = mine[dataset, shots, seed], theirs[dataset, shots, seed]
         both.setdefault((dataset, seed), []).append(pair)
     one, other = ({k: mean(pair[i] for pair in pairs) for k, pairs in both.items()} for i in (0, 1))
-    return Comparison({k: one[k] - other[k] for k in both}, difference(one, other))
+    return MethodComparison({k: one[k] - other[k] for k in both}, difference(one, other))
 
 
-def _scores(board: Board, method: str, measure: str) -> dict[tuple[str, int | None, int], float]:
+def _of_runs(results: Results, method: str, measure: Measure) -> dict[tuple[str, int | None, int], float]:
     """What is done, by dataset, shots and seed."""
     places = {
-        (c.source, c.dataset, c.shots)
-        for c in board.cells
-        if c.method == method and (c.dataset != c.source or c.protocol in ("base-to-novel", "few-shot"))
+        (key.source, key.dataset, key.shots)
+        for key in results.keys
+        if key.method == method and (results.protocol.transfer is None or key.dataset != key.source)
     }
     found = {}
     for source, dataset, shots in places:
         where = {"method": method, "source": source, "dataset": dataset, "shots": shots}
         name = dataset if source == dataset else f"{source} to {dataset}"
-        for seed, value in _series(board, measure, **where).items():
+        terms = [results.by_seed(term, **where) for term in measure.terms]
+        for seed, value in by_seed(measure, terms).items():
             if value is not None:
                 found[name, shots, seed] = value
     return found
 
 
-def _series(board: Board, measure: str, **where: object) -> Series:
-    if measure == "accuracy":
-        return board.series(**where)
-    base, novel = (board.series(**where, part=part) for part in ("base", "novel"))
-    return {"HM": hm(base, novel), "base": base, "novel": novel}[measure]
-
-
-def show(found: Comparison, first: str, second: str, protocol: str) -> None:
+def show(found: MethodComparison, first: str, second: str, protocol: str) -> None:
     """Prints a comparison, per dataset and over all."""
     from restore_vlm.terminal import out, table
 
@@ -112,7 +105,7 @@ def _interval(e: Estimate) -> str:
     return f"95 % interval of the mean {e.low:+.2f} to {e.high:+.2f}, p = {e.p:.3g}, over {e.over}."
 
 
-def _reach(found: Comparison) -> str:
+def _reach(found: MethodComparison) -> str:
     datasets, seeds = ({pair[i] for pair in found.pairs} for i in (0, 1))
     if len(datasets) == 1:
         return "It says nothing about other datasets."

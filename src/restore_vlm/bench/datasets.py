@@ -13,17 +13,17 @@ from typing import Any
 from restore_vlm.bench.spec import anchor_of, listing
 from restore_vlm.data import Dataset, Item, load_dataset, sample, select_classes, short_classes
 from restore_vlm.errors import UserError, unknown
-from restore_vlm.evaluation.protocols import Part
+from restore_vlm.evaluation.protocol import Part
 
 CATALOGUE = "restore_vlm.data.catalogue"
 
 
 @dataclass(frozen=True)
-class Images:
-    """Labelled images of one use.
+class Subset:
+    """Labelled images of a dataset for one use, training or a test.
 
     Attributes:
-        name: The dataset's.
+        name: Of the dataset.
         classes: By label.
         items: In order.
         digest: Of the list; see :func:`restore_vlm.bench.spec.listing`.
@@ -35,23 +35,23 @@ class Images:
     digest: str
 
 
-class Shelf:
+class DataRoot:
     """The datasets under a root, each read once.
 
     A name is one of the catalogue, a folder or manifest under the root, or a path.
 
     Args:
         root: The folder the datasets are in.
-        say: Told of classes with too few images.
+        warn: Told of classes with too few images.
 
     Raises:
         UserError: If there is no such folder.
     """
 
-    def __init__(self, root: Path, say: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, root: Path, warn: Callable[[str], None] = lambda text: None) -> None:
         if not root.is_dir():
             raise UserError(f"There is no folder {root}; give the folder your datasets are in as --root.")
-        self.root, self.say = root, say
+        self.root, self.warn = root, warn
         self.load, self.train, self.test = cache(self._load), cache(self._train), cache(self._test)
         self._few, self._anchor = cache(self._sample), cache(self._anchor_of)
 
@@ -81,19 +81,19 @@ class Shelf:
         short = short_classes(data, shots) if shots and seed == 1 else {}
         if short:
             first, count = next(iter(short.items()))
-            self.say(
+            self.warn(
                 f"{name}: {len(short)} classes have fewer than {shots} training images (such as {first} "
                 f"with {count}); all of theirs are used."
             )
         return sample(data, shots, seed)
 
-    def _train(self, name: str, part: Part, shots: int | None, seed: int) -> Images:
+    def _train(self, name: str, part: Part, shots: int | None, seed: int) -> Subset:
         chosen = select_classes(self._few(name, shots, seed), part)
         if len(chosen.classes) < 2:
             raise UserError(f"{name} has too few classes for {part} ones; it needs at least 4.")
-        return self._images(name, chosen, chosen.train)
+        return self._subset(name, chosen, chosen.train)
 
-    def _test(self, name: str, part: Part, trained: tuple[int | None, int] | None) -> Images:
+    def _test(self, name: str, part: Part, trained: tuple[int | None, int] | None) -> Subset:
         """``trained``: shots and seed where this dataset is the one trained on, else None."""
         data = self.load(name)
         if trained and not data.split:
@@ -104,19 +104,19 @@ class Shelf:
             items = chosen.test or chosen.val if data.split else chosen.train
         if not items:
             raise UserError(f"There is nothing to test on in {name}: all images are for training.")
-        return self._images(name, chosen, items)
+        return self._subset(name, chosen, items)
 
-    def validation(self, name: str, part: Part, shots: int | None, seed: int) -> Images | None:
+    def validation(self, name: str, part: Part, shots: int | None, seed: int) -> Subset | None:
         """The published few of the dataset's own validation split; None where there is none to spare."""
         data = self.load(name)
         if not data.split or not data.val or not data.test:
             return None
         chosen = select_classes(self._few(name, shots, seed), part)
-        return self._images(name, chosen, chosen.val)
+        return self._subset(name, chosen, chosen.val)
 
-    def _images(self, name: str, chosen: Dataset, items: list[Item]) -> Images:
+    def _subset(self, name: str, chosen: Dataset, items: list[Item]) -> Subset:
         digest = listing(items, chosen.classes, self._anchor(name))
-        return Images(name, tuple(chosen.classes), tuple(items), digest)
+        return Subset(name, tuple(chosen.classes), tuple(items), digest)
 
     def _anchor_of(self, name: str) -> Path:
         data = self.load(name)

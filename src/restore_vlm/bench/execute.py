@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from restore_vlm.backbone import load_backbone, pick_device
-from restore_vlm.bench.datasets import Images
+from restore_vlm.bench.datasets import Subset
 from restore_vlm.bench.features import evaluate_cached
 from restore_vlm.bench.plan import Job
-from restore_vlm.bench.store import RunPlace, Store
+from restore_vlm.bench.store import JobFolder, Store
 from restore_vlm.classifier import Classifier
 from restore_vlm.data.dataset import same_name
 from restore_vlm.errors import UserError
@@ -51,7 +51,7 @@ def execute(job: Job, out: Path, on_step: OnStep = lambda done, total, metrics: 
     return None
 
 
-def _execute(job: Job, place: RunPlace, out: Path, on_step: OnStep) -> None:
+def _execute(job: Job, place: JobFolder, out: Path, on_step: OnStep) -> None:
     missing = job.lacking(place.done)
     if not missing:
         return
@@ -76,7 +76,7 @@ def _execute(job: Job, place: RunPlace, out: Path, on_step: OnStep) -> None:
         place.error.unlink(missing_ok=True)
 
 
-def _model(job: Job, place: RunPlace, on_step: OnStep) -> tuple[PromptedModel, float]:
+def _model(job: Job, place: JobFolder, on_step: OnStep) -> tuple[PromptedModel, float]:
     """The model to test, and the seconds spent training it."""
     model = _zero_shot(job) if job.train is None else _trained(job, place, on_step)
     return model, place.training_seconds()
@@ -89,7 +89,7 @@ def _zero_shot(job: Job) -> PromptedModel:
     return PromptedModel(backbone, recipe, test.images.classes)
 
 
-def _trained(job: Job, place: RunPlace, on_step: OnStep) -> PromptedModel:
+def _trained(job: Job, place: JobFolder, on_step: OnStep) -> PromptedModel:
     if (place.model / "adapter.safetensors").is_file():
         return Classifier.load(place.model, job.device).model
     assert job.train is not None
@@ -105,7 +105,7 @@ def _trained(job: Job, place: RunPlace, on_step: OnStep) -> PromptedModel:
     return run(config, place.model, Progress(on_step=on_step)).model
 
 
-def _training_data(job: Job, train: Images, folder: Path) -> tuple[Path, int | None, str, str | None]:
+def _training_data(job: Job, train: Subset, folder: Path) -> tuple[Path, int | None, str, str | None]:
     """Data, shots, classes and file of names for training: a list of just the images that are used.
 
     Where settings are chosen on validation images these are in the list, as its validation split.
@@ -127,7 +127,7 @@ def _training_data(job: Job, train: Images, folder: Path) -> tuple[Path, int | N
     return manifest, None, "all", str(names)
 
 
-def _note(place: RunPlace, job: Job, sentence: str, trace: str) -> str:
+def _note(place: JobFolder, job: Job, sentence: str, trace: str) -> str:
     with suppress(UserError):
         write_json(place.error, {"label": job.label, "error": sentence, "trace": trace})
     return sentence

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from restore_vlm.bench.datasets import Images
+from restore_vlm.bench.datasets import Subset
 from restore_vlm.bench.spec import address
-from restore_vlm.data import Images as Loaded
-from restore_vlm.data import loader, test_transform
+from restore_vlm.data import Images, loader, test_transform
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation import Evaluation, evaluate, summarise
 from restore_vlm.evaluation.evaluate import BATCH
@@ -25,7 +24,7 @@ def frozen_image_tower(model: PromptedModel) -> bool:
     return model.weights.image is None and not model.prompt_tokens()[1]
 
 
-def evaluate_cached(model: PromptedModel, images: Images, backbone: str, cache: Path) -> Evaluation:
+def evaluate_cached(model: PromptedModel, images: Subset, backbone: str, cache: Path) -> Evaluation:
     """:func:`restore_vlm.evaluation.evaluate`, the frozen tower's output read from ``cache`` if there.
 
     The same numbers to the bit: the same batches go through the same scorer.
@@ -58,7 +57,7 @@ class _Passed(nn.Module):
         return features, []
 
 
-def _features(model: PromptedModel, images: Images, backbone: str, cache: Path) -> Tensor:
+def _features(model: PromptedModel, images: Subset, backbone: str, cache: Path) -> Tensor:
     """(n, d) outputs of the frozen image tower."""
     device = model.backbone.device
     key = {"images": images.digest, "backbone": backbone, "device": device.type}
@@ -67,7 +66,7 @@ def _features(model: PromptedModel, images: Images, backbone: str, cache: Path) 
         found, of = read_tensors(path)
         if of == key and len(found["features"]) == len(images.items):
             return found["features"]
-    loaded = loader(Loaded(images.items, test_transform(model.backbone.preprocess)), BATCH)
+    loaded = loader(Images(images.items, test_transform(model.backbone.preprocess)), BATCH)
     with torch.inference_mode():
         features = torch.cat([model.backbone.image(batch.to(device))[0].cpu() for batch, _ in loaded])
     with suppress(UserError):  # a cache that cannot be written costs time, not results

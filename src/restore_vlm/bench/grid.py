@@ -87,7 +87,7 @@ def run_grid(
     if missing(plan.jobs, store):
         load_backbone(request.backbone)  # refused, or downloaded, once and not by every run
     with store.lock():
-        store.remember(plan.cells, request.common())
+        store.remember(plan.keys, request.conditions())
         todo = missing(plan.jobs, store)
         if not todo:
             return {}

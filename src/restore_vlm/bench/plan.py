@@ -1,4 +1,4 @@
-"""From a request to the runs it needs: the fewest that fill every cell of its tables."""
+"""From a request to the runs it needs: the fewest that fill its tables."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 from restore_vlm.backbone import pick_device
 from restore_vlm.backbone.loading import TINY
-from restore_vlm.bench.datasets import Images, Shelf
+from restore_vlm.bench.datasets import DataRoot, Subset
 from restore_vlm.bench.spec import Spec, address, backbone_identity, learns, recipe_fields
 from restore_vlm.errors import UserError
-from restore_vlm.evaluation.protocols import Trial
+from restore_vlm.evaluation.protocol import Protocol, Trial
+from restore_vlm.evaluation.protocols import get_protocol
 from restore_vlm.method import Recipe, choose_recipe, load_recipe, recipes
 from restore_vlm.runtime.precision import resolve_precision
 
@@ -40,8 +41,8 @@ class Request:
     precision: str = "auto"
     device: str | None = None
 
-    def common(self) -> dict[str, Any]:
-        """What all cells of one table share."""
+    def conditions(self) -> dict[str, Any]:
+        """What all results of one grid share."""
         fields = asdict(self)
         return {name: fields[name] for name in ("backbone", "recipe", "settings", "precision")}
 
@@ -56,7 +57,7 @@ class Test:
         ensemble: None is that of training.
     """
 
-    images: Images
+    images: Subset
     template: str | None = None
     ensemble: bool | str | tuple[str, ...] | None = None
 
@@ -92,8 +93,8 @@ class Job:
     settings: tuple[str, ...]
     backbone: str
     device: str | None
-    train: Images | None
-    validation: Images | None
+    train: Subset | None
+    validation: Subset | None
     drawn: tuple[Path, int | None, str]
     tests: dict[str, Test] = field(default_factory=dict)
 
@@ -117,10 +118,11 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One number of a table, and where it is found.
+class ResultKey:
+    """Which result of a grid: of what, and where it is found.
 
     Attributes:
+        protocol: Its name.
         method: What tables call it.
         source: Dataset trained on.
         dataset: Dataset tested on.
@@ -150,19 +152,18 @@ class Cell:
     def label(self) -> str:
         where = _tested(self.dataset, self.part)
         where = where if self.dataset == self.source else f"{self.source} to {where}"
-        shots = f", {self.shots or 'all'} shots" if self.protocol == "few-shot" else ""
-        return f"{self.method}, {where}{shots}, seed {self.seed}"
+        return f"{self.method}, {where}{_shots(get_protocol(self.protocol), self.shots)}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a request, those without training first, and the cells they fill."""
+    """The runs of a request, those without training first, and the results they give."""
 
     jobs: list[Job]
-    cells: list[Cell]
+    keys: list[ResultKey]
 
 
-def make_plan(trials: Sequence[Trial], request: Request, shelf: Shelf) -> Plan:
+def make_plan(trials: Sequence[Trial], request: Request, data: DataRoot) -> Plan:
     """Resolves every trial with every method; what several of them need becomes one run.
 
     Raises:
@@ -173,28 +174,28 @@ def make_plan(trials: Sequence[Trial], request: Request, shelf: Shelf) -> Plan:
     request = replace(request, precision=precision)
     _check_settings(request)
     jobs: dict[str, Job] = {}
-    cells = []
+    keys = []
     for trial in trials:
         for method in request.methods:
-            for job, cell in _runs(trial, method, request, shelf):
-                jobs.setdefault(cell.run, job).tests |= job.tests
-                cells.append(cell)
-    return Plan(sorted(jobs.values(), key=lambda job: job.train is not None), cells)
+            for job, key in _runs(trial, method, request, data):
+                jobs.setdefault(key.run, job).tests |= job.tests
+                keys.append(key)
+    return Plan(sorted(jobs.values(), key=lambda job: job.train is not None), keys)
 
 
-def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator[tuple[Job, Cell]]:
-    """The run behind each cell of a trial."""
+def _runs(trial: Trial, method: str, request: Request, data: DataRoot) -> Iterator[tuple[Job, ResultKey]]:
+    """The run behind each result of a trial."""
     for test in trial.tests:
         name, settings, chosen = _resolved(trial, method, request, trial.dataset)
         if not learns(chosen):
             name, settings, chosen = _resolved(trial, method, request, test.dataset)
         own = _follows_dataset(chosen, settings)
         drawn = (trial.shots, trial.seed)
-        train = shelf.train(trial.dataset, trial.part, *drawn) if learns(chosen) else None
-        validation = shelf.validation(trial.dataset, trial.part, *drawn) if chosen.searches else None
+        train = data.train(trial.dataset, trial.part, *drawn) if learns(chosen) else None
+        validation = data.validation(trial.dataset, trial.part, *drawn) if chosen.searches else None
         elsewhere = test.dataset != trial.dataset
-        images = shelf.test(test.dataset, test.part, None if elsewhere else drawn)
-        home = shelf.template(trial.dataset if train else test.dataset) if own else None
+        images = data.test(test.dataset, test.part, None if elsewhere else drawn)
+        home = data.template(trial.dataset if train else test.dataset) if own else None
         used = (*settings, f"template={json.dumps(home)}") if home else settings
         recipe = load_recipe(method, name, used)
         spec = Spec(
@@ -205,14 +206,14 @@ def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator
             (train or images).digest,
             validation.digest if validation else None,
         )
-        shots = f", {trial.shots or 'all'} shots" if trial.protocol == "few-shot" else ""
+        shots = _shots(trial.protocol, trial.shots)
         where = f"{trial.dataset}{shots}, seed {trial.seed}" if train else _tested(test.dataset, test.part)
         label = f"{recipe.name}, {where}"
         what = Test(images)
         if own and train and elsewhere:
             theirs = _resolved(trial, method, request, test.dataset)[2].ensemble
             ensemble = None if theirs == recipe.ensemble else theirs
-            what = Test(images, shelf.template(test.dataset), ensemble)
+            what = Test(images, data.template(test.dataset), ensemble)
         job = Job(
             spec,
             label,
@@ -223,14 +224,14 @@ def _runs(trial: Trial, method: str, request: Request, shelf: Shelf) -> Iterator
             request.device,
             train,
             validation,
-            (shelf.place(trial.dataset), trial.shots, trial.part),
+            (data.place(trial.dataset), trial.shots, trial.part),
             {what.address: what},
         )
         yield (
             job,
-            Cell(
-                trial.protocol, recipe.name, trial.dataset, test.dataset, test.part, trial.shots, trial.seed,
-                spec.address, what.address,
+            ResultKey(
+                trial.protocol.name, recipe.name, trial.dataset, test.dataset, test.part, trial.shots,
+                trial.seed, spec.address, what.address,
             ),
         )  # fmt: skip
 
@@ -241,11 +242,15 @@ def _resolved(
     """The name of the recipe for a dataset, the settings that concern the method, and both resolved."""
     name = request.recipe
     if name == "auto":
-        name = choose_recipe(method, trial.protocol, dataset, trial.shots, request.backbone)
+        name = choose_recipe(method, trial.protocol.recipes, dataset, trial.shots, request.backbone)
     elif not set(name.split("+")) <= set(recipes(method)) and not learns(load_recipe(method)):
         name = "default"
     settings = _settings(method, request, load_recipe(method, name))
     return name, settings, load_recipe(method, name, settings)
+
+
+def _shots(protocol: Protocol, shots: int | None) -> str:
+    return f", {shots or 'all'} shots" if protocol.varies_shots else ""
 
 
 def _tested(dataset: str, part: str) -> str:

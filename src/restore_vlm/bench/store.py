@@ -1,4 +1,4 @@
-"""What a grid leaves on disk: runs by content address, the tables they belong to, a lock."""
+"""What grids leave on disk: runs by content address, the grids they belong to, a lock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from restore_vlm.bench.plan import Cell
+from restore_vlm.bench.plan import ResultKey
 from restore_vlm.bench.spec import address
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation import Evaluation
@@ -25,7 +25,7 @@ AGAIN = "the same restore-vlm bench computes it again"
 
 
 @dataclass
-class Tested(Evaluation):
+class TestResult(Evaluation):
     """What a test leaves: what it found, of which dataset, and the time it took."""
 
     dataset: str
@@ -34,7 +34,7 @@ class Tested(Evaluation):
     seconds: float
 
 
-class Made(BaseModel):
+class StoredSpec(BaseModel):
     """What is read back of ``spec.json``."""
 
     label: str
@@ -47,8 +47,8 @@ class Failure(BaseModel):
     error: str
 
 
-class Common(BaseModel):
-    """What the cells of one table share."""
+class Conditions(BaseModel):
+    """What the results of one grid share."""
 
     backbone: str
     recipe: str
@@ -56,14 +56,14 @@ class Common(BaseModel):
     precision: str
 
 
-class Grid(BaseModel):
-    """What is read back of a table's file."""
+class StoredGrid(BaseModel):
+    """What is read back of a grid's file."""
 
-    common: Common
-    cells: list[Cell]
+    common: Conditions
+    cells: list[ResultKey]
 
 
-class RunPlace:
+class JobFolder:
     """The folder of one run.
 
     Attributes:
@@ -89,7 +89,7 @@ class RunPlace:
             UserError: If its file is damaged.
         """
         path = self.test(test)
-        return read_json(path, Tested, AGAIN) if path.exists() else None
+        return read_json(path, TestResult, AGAIN) if path.exists() else None
 
     def done(self, test: str) -> dict[str, Any] | None:
         """What a test found, or None where it has to be computed, be it again."""
@@ -108,13 +108,13 @@ class RunPlace:
     def label(self) -> str:
         """What people call the run; empty where its file is absent or damaged."""
         with suppress(UserError):
-            return read_json(self.spec, Made, AGAIN)["label"]
+            return read_json(self.spec, StoredSpec, AGAIN)["label"]
         return ""
 
     def recipe(self) -> dict[str, Any]:
         """What it was made with; empty where its file is absent or damaged."""
         with suppress(UserError):
-            return read_json(self.spec, Made, AGAIN)["recipe"]
+            return read_json(self.spec, StoredSpec, AGAIN)["recipe"]
         return {}
 
     def results(self) -> list[dict[str, Any]]:
@@ -140,7 +140,7 @@ class RunPlace:
 
 
 class Store:
-    """A grid's folder.
+    """The folder of grids: one for each protocol and what its results share.
 
     Args:
         out: The folder; made when first written to.
@@ -148,60 +148,60 @@ class Store:
 
     def __init__(self, out: Path) -> None:
         self.out = out.resolve()
-        self.runs, self.grids = self.out / "runs", self.out / "grids"
+        self.runs, self.grids_folder = self.out / "runs", self.out / "grids"
 
-    def run(self, run: str) -> RunPlace:
-        return RunPlace(self.runs / run)
+    def run(self, run: str) -> JobFolder:
+        return JobFolder(self.runs / run)
 
     def lock(self) -> AbstractContextManager[None]:
         """Keeps a second grid out; a dead grid's lock is no lock."""
         return locked(self.out / ".lock")
 
-    def result(self, cell: Cell) -> dict[str, Any] | None:
-        return self.run(cell.run).result(cell.test)
+    def result(self, key: ResultKey) -> dict[str, Any] | None:
+        return self.run(key.run).result(key.test)
 
-    def recipe(self, cell: Cell) -> dict[str, Any]:
+    def recipe(self, key: ResultKey) -> dict[str, Any]:
         """What its run was made with; empty where that is not known."""
-        return self.run(cell.run).recipe()
+        return self.run(key.run).recipe()
 
-    def done(self, cell: Cell) -> dict[str, Any] | None:
-        return self.run(cell.run).done(cell.test)
+    def done(self, key: ResultKey) -> dict[str, Any] | None:
+        return self.run(key.run).done(key.test)
 
-    def failure(self, cell: Cell) -> str | None:
-        return self.run(cell.run).failure(cell.test)
+    def failure(self, key: ResultKey) -> str | None:
+        return self.run(key.run).failure(key.test)
 
-    def remember(self, cells: Iterable[Cell], common: dict[str, Any]) -> None:
-        """Notes which cells a table has, beside those it had; a place asked for again is replaced.
+    def remember(self, keys: Iterable[ResultKey], conditions: dict[str, Any]) -> None:
+        """Notes which results a grid has, beside those it had; a place asked for again is replaced.
 
         Raises:
             UserError: If the folder cannot be written or the disk is full.
         """
-        by_protocol: dict[str, list[Cell]] = {}
-        for cell in cells:
-            by_protocol.setdefault(cell.protocol, []).append(cell)
+        by_protocol: dict[str, list[ResultKey]] = {}
+        for key in keys:
+            by_protocol.setdefault(key.protocol, []).append(key)
         for protocol, mine in by_protocol.items():
-            path = self.grids / f"{protocol}-{address(common)[:8]}.json"
+            path = self.grids_folder / f"{protocol}-{address(conditions)[:8]}.json"
             old = _grid(path)[1] if path.exists() else []
-            known = {cell.place: cell for cell in (*old, *mine)}
-            places = [asdict(cell) for cell in known.values()]
-            rows = ",\n".join(json.dumps(row) for row in places)
-            head, seal = json.dumps(common), sealed({"common": common, "cells": places})[SHA256]
+            known = {key.place: key for key in (*old, *mine)}
+            cells = [asdict(key) for key in known.values()]
+            rows = ",\n".join(json.dumps(row) for row in cells)
+            head, seal = json.dumps(conditions), sealed({"common": conditions, "cells": cells})[SHA256]
             write_atomic(path, f'{{"common": {head}, "cells": [\n{rows}\n], "{SHA256}": "{seal}"}}\n')
 
-    def tables(self) -> list[tuple[dict[str, Any], list[Cell]]]:
-        """What each table's cells share, and the cells.
+    def grids(self) -> list[tuple[dict[str, Any], list[ResultKey]]]:
+        """The conditions of each grid, as :meth:`restore_vlm.bench.plan.Request.conditions`, and its results.
 
         Raises:
-            UserError: If this is not a grid's folder, or one of its tables is damaged.
+            UserError: If there is none, or the file of one is damaged.
         """
-        paths = sorted(self.grids.glob("*.json")) if self.grids.is_dir() else []
+        paths = sorted(self.grids_folder.glob("*.json")) if self.grids_folder.is_dir() else []
         if not paths:
             raise UserError(f"There is no grid in {self.out}; give the --out of restore-vlm bench.")
         return [_grid(path) for path in paths]
 
 
-def _grid(path: Path) -> tuple[dict[str, Any], list[Cell]]:
+def _grid(path: Path) -> tuple[dict[str, Any], list[ResultKey]]:
     advice = "remove it and give the restore-vlm bench commands of its protocol again: finished runs are kept"
-    content = read_json(path, Grid, advice)
-    names = [f.name for f in fields(Cell)]
-    return content["common"], [Cell(**{name: row[name] for name in names}) for row in content["cells"]]
+    content = read_json(path, StoredGrid, advice)
+    names = [f.name for f in fields(ResultKey)]
+    return content["common"], [ResultKey(**{name: row[name] for name in names}) for row in content["cells"]]

@@ -1,16 +1,14 @@
-"""The tables of each protocol, laid out as the publications do."""
+"""The tables of a grid, laid out as its protocol says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-from restore_vlm.bench.scores import Board, Score, Series, average, best, hm_score, score
-from restore_vlm.evaluation.protocols import ELEVEN
-from restore_vlm.runtime.files import bundled, parse_toml
-
-PARTS = ("base", "novel", "HM")
+from restore_vlm.bench.scores import Results, Score, average, best, measured
+from restore_vlm.evaluation.protocol import Column, Measure, Protocol
 
 
 @dataclass
@@ -44,118 +42,110 @@ class Table:
         return best(own) if sum(s is not None for s in own) > 1 else set()
 
 
-def tables(common: Mapping[str, Any], board: Board) -> list[Table]:
-    """All tables of the cells of one protocol.
+def tables(conditions: Mapping[str, Any], results: Results) -> list[Table]:
+    """All tables of a grid, as its protocol lays them out.
 
     Args:
-        common: What the cells share; goes into the notes.
-        board: Their scores.
+        conditions: What the results share; goes into the notes.
+        results: Of one protocol.
     """
-    protocol = board.cells[0].protocol
-    layout: dict[str, Callable[[Board], list[Table]]] = {
-        "base-to-novel": _base_to_novel,
-        "few-shot": _few_shot,
-    }
-    found = layout.get(protocol, _transfer)(board)
-    found[-1].notes += [_conditions(common, board), *board.notes()]
-    return found
-
-
-def _base_to_novel(board: Board) -> list[Table]:
+    layout = results.protocol.layout
     found = []
-    methods = board.distinct("method")
-    for shots in board.distinct("shots"):
-        datasets = board.distinct("source", shots=shots)
-        parts = {
-            (m, d): (
-                board.series(method=m, source=d, shots=shots, part="base"),
-                board.series(method=m, source=d, shots=shots, part="novel"),
-            )
-            for m in methods
-            for d in datasets
-        }
-        for d in datasets:
-            rows = [_halves(board, m, *parts[m, d]) for m in methods]
-            found.append(Table(f"base-to-novel, {d}, {_shots(shots)}", [*PARTS], rows))
-        rows = [
-            _halves(board, m, *(average([parts[m, d][half] for d in datasets]) for half in (0, 1)))
-            for m in methods
-        ]
-        over = f"average over {len(datasets)} datasets" if len(datasets) > 1 else ""
-        table = Table(f"base-to-novel, {over}, {_shots(shots)}", [*PARTS], rows) if over else found[-1]
-        _add_published(table, shots, datasets)
-        found += [table] if over else []
+    for group in _groups(results, layout.tables[:-1]):
+        own = list(_groups(results, layout.tables[-1:], group))
+        found += [_table(results, where, [where["source"]]) for where in own]
+        if layout.average and len(own) > 1:
+            found.append(_table(results, group, [where["source"] for where in own]))
+        _add_published(found[-1], results, group)
+    found[-1].notes += [_conditions(conditions, results), *results.notes()]
     return found
 
 
-def _halves(board: Board, method: str, base: Series, novel: Series) -> Row:
-    seedless = board.seedless(method=method)
-    return Row(method, [score(base, seedless), score(novel, seedless), hm_score(base, novel, seedless)])
+Where = dict[str, Any]
+"""Fields of a result key, and their values."""
 
 
-def _transfer(board: Board) -> list[Table]:
-    found = []
-    for source in board.distinct("source"):
-        for shots in board.distinct("shots", source=source):
-            targets = [d for d in board.distinct("dataset", source=source, shots=shots) if d != source]
-            rows = []
-            for m in board.distinct("method", source=source, shots=shots):
-                mine = [
-                    board.series(method=m, source=source, shots=shots, dataset=d) for d in (source, *targets)
-                ]
-                columns = [*mine, average(mine[1:])]
-                seedless = board.seedless(method=m, source=source, shots=shots)
-                rows.append(Row(m, [score(s, seedless) for s in columns]))
-            title = f"{board.cells[0].protocol}, trained on {source}, {_shots(shots)}"
-            found.append(Table(title, [source, *targets, "average of targets"], rows))
-    return found
-
-
-def _few_shot(board: Board) -> list[Table]:
-    datasets, methods = board.distinct("source"), board.distinct("method")
-    columns = sorted(board.distinct("shots"), key=lambda k: (k is None, k))
-
-    def table(title: str, of: Callable[[str, int | None], Series]) -> Table:
-        rows = [
-            Row(m, [score(of(m, k), board.seedless(method=m, shots=k)) for k in columns]) for m in methods
-        ]
-        return Table(f"few-shot, {title}", [_shots(k) for k in columns], rows)
-
-    def one(method: str, dataset: str, shots: int | None) -> Series:
-        return board.series(method=method, source=dataset, shots=shots)
-
-    found = [table(d, lambda m, k, d=d: one(m, d, k)) for d in datasets]  # type: ignore[misc]
-    if len(datasets) > 1:
-        title = f"average over {len(datasets)} datasets"
-        found.append(table(title, lambda m, k: average([one(m, d, k) for d in datasets])))
-    return found
-
-
-def published() -> dict[str, Any]:
-    """The published averages, with their sources."""
-    return parse_toml(bundled(__package__, "published.toml"))
-
-
-def _add_published(table: Table, shots: int | None, datasets: Sequence[str]) -> None:
-    """Published rows, where the protocol's own datasets are among those measured."""
-    known = published()
-    if shots != known["shots"] or not set(datasets) & set(ELEVEN):
+def _groups(
+    results: Results, fields: Sequence[str], within: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[Where]:
+    """Every combination of the fields' values that occurs."""
+    if not fields:
+        yield dict(within)
         return
-    for row in known["row"]:
-        scores = [Score(row[part]) for part in ("base", "novel", "hm")]
-        table.rows.append(Row(f"{row['method']} (published, {row['source']})", scores, published=True))
+    for value in results.distinct(fields[0], **within):
+        yield from _groups(results, fields[1:], {**within, fields[0]: value})
+
+
+def _table(results: Results, where: Where, sources: Sequence[str]) -> Table:
+    """The table of results that have these fields; of several sources, their averages."""
+    shared = {} if results.protocol.layout.average else where  # tables that are averaged have the same rows
+    columns = [c for column in results.protocol.layout.columns for c in _resolved(column, results, shared)]
+
+    def row(method: str) -> Row:
+        same = {**where, "method": method}
+        scores = [
+            _score(results, measure, [{**same, "source": source, **w} for source in sources for w in over])
+            for _, measure, over in columns
+        ]
+        return Row(method, scores)
+
+    rows = [row(method) for method in results.distinct("method", **shared)]
+    return Table(_title(results.protocol, where, sources), [heading for heading, *_ in columns], rows)
+
+
+def _resolved(column: Column, results: Results, where: Where) -> list[tuple[str, Measure, list[Where]]]:
+    """The headings that a column stands for, each with what it is the average of."""
+    if column.each == "shots":
+        values = sorted(results.distinct("shots", **where), key=lambda k: (k is None, k))
+        return [(_shots(k), column.measure, [{"shots": k}]) for k in values]
+    if column.each is None and not column.over_targets:
+        return [(column.name or column.measure.name, column.measure, [{}])]
+    targets = [d for d in results.distinct("dataset", **where) if d != where["source"]]
+    if column.over_targets:
+        return [(column.name, column.measure, [{"dataset": d} for d in targets])]
+    return [(d, column.measure, [{"dataset": d}]) for d in (where["source"], *targets)]
+
+
+def _score(results: Results, measure: Measure, places: Sequence[Where]) -> Score:
+    """A measure whose terms are averages over places."""
+    terms = [average([results.by_seed(term, **where) for where in places]) for term in measure.terms]
+    seedless = all(results.seedless(term, **where) for term in measure.terms for where in places)
+    return measured(measure, terms, seedless)
+
+
+def _title(protocol: Protocol, where: Where, sources: Sequence[str]) -> str:
+    over = f"average over {len(sources)} datasets" if len(sources) > 1 else sources[0]
+    parts = [protocol.name, f"trained on {over}" if protocol.transfer else over]
+    return ", ".join([*parts, *([_shots(where["shots"])] if "shots" in where else [])])
+
+
+def _add_published(table: Table, results: Results, where: Where) -> None:
+    """Published rows, where the datasets they are of are among those measured."""
+    known = results.protocol.published
+    if known is None or where.get("shots") != known.shots:
+        return
+    if not set(results.distinct("source", **where)) & set(known.datasets):
+        return
+    for method, source, values in known.rows:
+        label = f"{method} (published, {source})"
+        table.rows.append(Row(label, [Score(value) for value in values], published=True))
     table.notes.append(
-        f"published: {known['note']}; not measured here, and not the datasets above unless all 11"
+        f"published: {known.about}; not measured here, and not the datasets above unless all "
+        f"{len(known.datasets)}"
     )
 
 
-def _conditions(common: Mapping[str, Any], board: Board) -> str:
-    seeds = len(board.distinct("seed"))
+def _conditions(conditions: Mapping[str, Any], results: Results) -> str:
+    seeds = len(results.distinct("seed"))
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    parts = [f"accuracy in %, {spread}", f"backbone {common.get('backbone')}", str(common.get("precision"))]
-    if common.get("recipe") != "auto":
-        parts.append(f"recipe {common.get('recipe')}")
-    return "; ".join([*parts, *common.get("settings", ())])
+    parts = [
+        f"accuracy in %, {spread}",
+        f"backbone {conditions.get('backbone')}",
+        str(conditions.get("precision")),
+    ]
+    if conditions.get("recipe") != "auto":
+        parts.append(f"recipe {conditions.get('recipe')}")
+    return "; ".join([*parts, *conditions.get("settings", ())])
 
 
 def _shots(shots: int | None) -> str:

@@ -13,14 +13,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from restore_vlm.bench.plan import Job
-from restore_vlm.bench.store import RunPlace, Store
+from restore_vlm.bench.store import JobFolder, Store
 from restore_vlm.errors import UserError, unknown
 from restore_vlm.runtime.files import read_json, write_json
 from restore_vlm.training import RunFolder
 
 
 @dataclass(frozen=True)
-class Record:
+class TrackedRun:
     """What a tracker is told of a run.
 
     Attributes:
@@ -40,7 +40,7 @@ class Record:
     folder: Path
 
 
-class Told(BaseModel):
+class StoredTests(BaseModel):
     """What is read back of ``tracked-TRACKER.json``."""
 
     tests: list[str]
@@ -65,16 +65,16 @@ class Tracking:
 
     def __call__(self, job: Job) -> None:
         place = self.store.run(job.spec.address)
-        told = place.path / f"tracked-{self.tracker}.json"
+        file = place.path / f"tracked-{self.tracker}.json"
         tests = sorted(t for t in job.tests if place.done(t) is not None)
         with suppress(UserError):
-            if not tests or read_json(told, Told, "")["tests"] == tests:
+            if not tests or read_json(file, StoredTests, "")["tests"] == tests:
                 return
-        self.write(_record(job, place, self.store.out))
-        write_json(told, {"tests": tests})
+        self.write(_tracked_run(job, place, self.store.out))
+        write_json(file, {"tests": tests})
 
 
-def _record(job: Job, place: RunPlace, out: Path) -> Record:
+def _tracked_run(job: Job, place: JobFolder, out: Path) -> TrackedRun:
     scores = {}
     for address, test in job.tests.items():
         result = place.done(address)
@@ -82,7 +82,7 @@ def _record(job: Job, place: RunPlace, out: Path) -> Record:
             part = "" if job.train is None or len(job.tests) == 1 else f"_{_part(job, address)}"
             scores[f"accuracy/{test.images.name}{part}"] = result["accuracy"]
     settings = dict(_flat({"backbone": job.backbone, "seed": job.spec.seed, **job.spec.recipe}))
-    return Record(job.label, job.spec.address, settings, list(_steps(place)), scores, out)
+    return TrackedRun(job.label, job.spec.address, settings, list(_steps(place)), scores, out)
 
 
 def _part(job: Job, address: str) -> str:
@@ -92,7 +92,7 @@ def _part(job: Job, address: str) -> str:
     return "trained" if test.classes == job.train.classes else "other"
 
 
-def _steps(place: RunPlace) -> Iterator[tuple[int, str, float]]:
+def _steps(place: JobFolder) -> Iterator[tuple[int, str, float]]:
     for line in RunFolder(place.model).read_metrics():
         step = line.pop("step")
         yield from ((step, name, float(value)) for name, value in line.items())
@@ -106,24 +106,26 @@ def _flat(table: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def _tensorboard() -> Callable[[Record], None]:
+def _tensorboard() -> Callable[[TrackedRun], None]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise _absent("TensorBoard") from None
 
-    def write(record: Record) -> None:
-        with SummaryWriter(str(record.folder / "tensorboard" / f"{record.name} {record.address[:6]}")) as log:
-            log.add_text("settings", json.dumps(record.settings, indent=2))
-            for step, name, value in record.steps:
+    def write(tracked: TrackedRun) -> None:
+        with SummaryWriter(
+            str(tracked.folder / "tensorboard" / f"{tracked.name} {tracked.address[:6]}")
+        ) as log:
+            log.add_text("settings", json.dumps(tracked.settings, indent=2))
+            for step, name, value in tracked.steps:
                 log.add_scalar(f"train/{name}", value, step)
-            for name, value in record.scores.items():
+            for name, value in tracked.scores.items():
                 log.add_scalar(name, value)
 
     return write
 
 
-def _mlflow() -> Callable[[Record], None]:
+def _mlflow() -> Callable[[TrackedRun], None]:
     try:
         import mlflow
     except ImportError:
@@ -131,17 +133,17 @@ def _mlflow() -> Callable[[Record], None]:
     from mlflow.entities import Metric, Param
     from mlflow.tracking import MlflowClient
 
-    def write(record: Record) -> None:
-        uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else _file_store(record.folder)
+    def write(tracked: TrackedRun) -> None:
+        uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else _file_store(tracked.folder)
         client = MlflowClient(uri)
-        found = client.get_experiment_by_name(record.folder.name)
-        experiment = found.experiment_id if found else client.create_experiment(record.folder.name)
+        found = client.get_experiment_by_name(tracked.folder.name)
+        experiment = found.experiment_id if found else client.create_experiment(tracked.folder.name)
         run = client.create_run(
-            experiment, run_name=record.name, tags={"address": record.address}
+            experiment, run_name=tracked.name, tags={"address": tracked.address}
         ).info.run_id
-        metrics = [Metric(f"train/{name}", value, 0, step) for step, name, value in record.steps]
-        metrics += [Metric(name, value, 0, 0) for name, value in record.scores.items()]
-        params = [Param(name, str(value)[:500]) for name, value in record.settings.items()]
+        metrics = [Metric(f"train/{name}", value, 0, step) for step, name, value in tracked.steps]
+        metrics += [Metric(name, value, 0, 0) for name, value in tracked.scores.items()]
+        params = [Param(name, str(value)[:500]) for name, value in tracked.settings.items()]
         client.log_batch(run, params=params[:100])
         for start in range(0, len(metrics), 1000):
             client.log_batch(run, metrics[start : start + 1000])
@@ -155,23 +157,23 @@ def _file_store(folder: Path) -> str:
     return (folder / "mlruns").as_uri()
 
 
-def _wandb() -> Callable[[Record], None]:
+def _wandb() -> Callable[[TrackedRun], None]:
     try:
         import wandb  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         raise _absent("wandb") from None
 
-    def write(record: Record) -> None:
+    def write(tracked: TrackedRun) -> None:
         run = wandb.init(
-            project=record.folder.name, name=record.name, id=record.address, config=record.settings,
-            dir=str(record.folder), reinit="finish_previous",
+            project=tracked.folder.name, name=tracked.name, id=tracked.address, config=tracked.settings,
+            dir=str(tracked.folder), reinit="finish_previous",
         )  # fmt: skip
         by_step: dict[int, dict[str, float]] = {}
-        for step, name, value in record.steps:
+        for step, name, value in tracked.steps:
             by_step.setdefault(step, {})[f"train/{name}"] = value
         for step, values in by_step.items():
             run.log(values, step=step)
-        run.summary.update(record.scores)
+        run.summary.update(tracked.scores)
         run.finish()
 
     return write
@@ -181,7 +183,7 @@ def _absent(name: str) -> UserError:
     return UserError(f"{name} is not installed; install it: pip install 'restore-vlm[trackers]'.")
 
 
-TRACKERS: dict[str, Callable[[], Callable[[Record], None]]] = {
+TRACKERS: dict[str, Callable[[], Callable[[TrackedRun], None]]] = {
     "tensorboard": _tensorboard,
     "mlflow": _mlflow,
     "wandb": _wandb,

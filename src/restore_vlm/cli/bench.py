@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from click import Command, Context
+from typer.core import TyperGroup
 
 from restore_vlm.cli.options import Device, Precision, names, numbers, shots_per_class
 from restore_vlm.errors import UserError
 
 if TYPE_CHECKING:
-    from restore_vlm.bench import Board, Plan, Request, Store
-    from restore_vlm.evaluation.protocols import Trial
-
-bench = typer.Typer(no_args_is_help=True, help="Run the published protocols and print their tables.")
+    from restore_vlm.bench import DataRoot, Plan, Results, Store
+    from restore_vlm.evaluation.protocol import Protocol, Trial
 
 
 class Form(StrEnum):
@@ -38,12 +39,12 @@ class Tracker(StrEnum):
 
 
 Root = Annotated[Path, typer.Option(help="Folder the datasets are in.")]
-Out = Annotated[Path, typer.Option(help="Folder of runs and tables; the same command goes on there.")]
 Datasets = Annotated[str, typer.Option(help="a,b,...: of the catalogue, or folders or manifests under ROOT.")]
+Out = Annotated[Path, typer.Option(help="Folder of runs and tables; the same command goes on there.")]
+Targets = Annotated[str | None, typer.Option(help="a,b,...: the published ones, or all under ROOT.")]
 Methods = Annotated[str, typer.Option(help="a,b,...: methods or TOML files.")]
 Seeds = Annotated[str, typer.Option(help="1,2,3")]
 Shots = Annotated[str, typer.Option(help="Training images per class, or all.")]
-Targets = Annotated[str | None, typer.Option(help="a,b,...: the published ones, or all under ROOT.")]
 Backbone = Annotated[str, typer.Option(help="As for train.")]
 Recipe = Annotated[str, typer.Option(help="auto (by backbone, protocol and dataset), default, or a name.")]
 Settings = Annotated[
@@ -62,14 +63,43 @@ Format = Annotated[Form, typer.Option("--format", help="Of the tables.")]
 OutArgument = Annotated[Path, typer.Argument(help="The --out of finished commands.")]
 
 
-@bench.command("base-to-novel")
-def base_to_novel(
+class Commands(TyperGroup):
+    """The commands of all protocols before the others; made when one is asked for, as they load PyTorch."""
+
+    def list_commands(self, context: Context) -> list[str]:
+        self._add_protocols()
+        return super().list_commands(context)
+
+    def get_command(self, context: Context, name: str) -> Command | None:
+        if name not in self.commands:
+            self._add_protocols()
+        return super().get_command(context, name)
+
+    def _add_protocols(self) -> None:
+        from restore_vlm.evaluation.protocols import PROTOCOLS
+
+        self.commands = {
+            **{name: _command(protocol) for name, protocol in PROTOCOLS.items()},
+            **self.commands,
+        }
+
+
+bench = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Run the published protocols and print their tables."
+)
+
+
+def _run(
+    name: str,
+    *,
     root: Root,
     datasets: Datasets,
+    source: str,
     out: Out,
+    targets: Targets = None,
     methods: Methods = "clip,maple,restore",
     seeds: Seeds = "1,2,3",
-    shots: Shots = "16",
+    shots: Shots,
     backbone: Backbone = "tiny",
     recipe: Recipe = "auto",
     settings: Settings = None,
@@ -83,120 +113,89 @@ def base_to_novel(
     track: Track = None,
     form: Format = Form.terminal,
 ) -> None:
-    """Train on half of the classes, test on both halves."""
-    from restore_vlm.evaluation import protocols
+    """Runs a grid of the protocol of that name; the other parameters are the options of its command."""
+    from restore_vlm.bench import DataRoot, Local, Ray, Request, Results, Store, make_plan, run_grid
+    from restore_vlm.bench.trackers import Tracking
+    from restore_vlm.cli.grid_bars import GridBars
+    from restore_vlm.evaluation.protocols import get_protocol
+    from restore_vlm.terminal import bars, err
 
-    trials = protocols.base_to_novel(
-        names("datasets", datasets), numbers("seeds", seeds), shots_per_class(shots)
+    if engine is EngineName.local and address:
+        raise UserError("--address is for --engine ray.")
+    data = DataRoot(root, lambda text: err.print(f"[yellow]![/] {text}", highlight=False))
+    trials = _trials(get_protocol(name), data, datasets or source, targets, seeds, shots)
+    request = Request(
+        tuple(names("methods", methods)), backbone, recipe, tuple(settings or ()), precision.value, device
     )
-    request = _request(methods, backbone, recipe, settings, precision, device)
-    _grid(trials, request, root, out, (engine, address, workers, threads), dry_run, track, form)
+    with err.status("reading the datasets"):
+        plan = make_plan(trials, request, data)
+    store = Store(out)
+    if dry_run:
+        _outlook(plan, store)
+        return
+    tracking = Tracking(track.value, store) if track else None
+    chosen = Local(workers, threads) if engine is EngineName.local else Ray(address, threads)
+    with bars() as display:
+        failed = run_grid(plan, request, out, chosen, tracking, GridBars(display))
+    _print(request.conditions(), Results(plan.keys, store), form)
+    if failed:
+        err.print(f"{len(failed)} of {len(plan.jobs)} runs failed; the same command tries them again.")
+        raise typer.Exit(1)
 
 
-@bench.command("cross-dataset")
-def cross_dataset(
-    root: Root,
-    source: Annotated[str, typer.Option(help="Dataset trained on.")],
-    out: Out,
-    targets: Targets = None,
-    methods: Methods = "clip,maple,restore",
-    seeds: Seeds = "1,2,3",
-    shots: Shots = "16",
-    backbone: Backbone = "tiny",
-    recipe: Recipe = "auto",
-    settings: Settings = None,
-    engine: Engine = EngineName.local,
-    address: Address = None,
-    workers: Workers = None,
-    threads: Threads = None,
-    precision: Precision = Precision.auto,
-    device: Device = None,
-    dry_run: DryRun = False,
-    track: Track = None,
-    form: Format = Form.terminal,
-) -> None:
-    """Train on all classes of one dataset, test on others with their own classes."""
-    from restore_vlm.evaluation import protocols
+def _command(protocol: Protocol) -> Command:
+    """The command of a protocol: :func:`_run` with the options that concern it."""
 
-    chosen = _targets(targets, source, root, protocols.TARGETS)
-    trials = protocols.cross_dataset(source, chosen, numbers("seeds", seeds), shots_per_class(shots))
-    request = _request(methods, backbone, recipe, settings, precision, device)
-    _grid(trials, request, root, out, (engine, address, workers, threads), dry_run, track, form)
+    def run(**options: Any) -> None:
+        _run(protocol.name, **({"datasets": "", "source": "", "targets": None} | options))
+
+    run.__signature__ = inspect.Signature(list(_options(protocol)))  # type: ignore[attr-defined]
+    app = typer.Typer(add_completion=False)
+    app.command(protocol.name, help=protocol.summary)(run)
+    return typer.main.get_command(app)
 
 
-@bench.command("domain-generalisation")
-def domain_generalisation(
-    root: Root,
-    source: Annotated[str, typer.Option(help="Domains trained on, one after the other: a,b,...")],
-    out: Out,
-    targets: Targets = None,
-    methods: Methods = "clip,maple,restore",
-    seeds: Seeds = "1,2,3",
-    shots: Shots = "16",
-    backbone: Backbone = "tiny",
-    recipe: Recipe = "auto",
-    settings: Settings = None,
-    engine: Engine = EngineName.local,
-    address: Address = None,
-    workers: Workers = None,
-    threads: Threads = None,
-    precision: Precision = Precision.auto,
-    device: Device = None,
-    dry_run: DryRun = False,
-    track: Track = None,
-    form: Format = Form.terminal,
-) -> None:
-    """Train on one domain, test on its shifted variants; ROOT may be a folder of domains."""
-    from restore_vlm.evaluation import protocols
+def _options(protocol: Protocol) -> Iterator[inspect.Parameter]:
+    _, *options = inspect.signature(_run, eval_str=True).parameters.values()
+    others = ("datasets",) if protocol.transfer else ("source", "targets")
+    for option in options:
+        if option.name == "source" and protocol.transfer:
+            yield option.replace(annotation=Annotated[str, typer.Option(help=protocol.transfer.source)])
+        elif option.name == "shots":
+            default = ",".join(map(str, protocol.shots))
+            known = Annotated[str, typer.Option(help=default)] if protocol.varies_shots else Shots
+            yield option.replace(default=default, annotation=known)
+        elif option.name not in others:
+            yield option
 
-    trials = [
+
+def _trials(
+    protocol: Protocol, data: DataRoot, trained: str, targets: str | None, seeds: str, shots: str
+) -> list[Trial]:
+    transfer = protocol.transfer
+    each = numbers("shots", shots) if protocol.varies_shots else [shots_per_class(shots)]
+    if transfer is None:
+        return protocol.trials(names("datasets", trained), numbers("seeds", seeds), each)
+
+    def of(source: str) -> list[str]:
+        """The targets named; else the published ones of ImageNet, or whatever else lies under the root."""
+        if targets is not None:
+            return names("targets", targets)
+        others = [name for name in data.names() if name != source]
+        return list(transfer.targets) if source == "imagenet" else others
+
+    return [
         trial
-        for one in names("source", source)
-        for trial in protocols.domain_generalisation(
-            one,
-            _targets(targets, one, root, protocols.VARIANTS),
-            numbers("seeds", seeds),
-            shots_per_class(shots),
-        )
+        for source in names("source", trained)
+        for trial in protocol.trials([source], numbers("seeds", seeds), each, of(source))
     ]
-    request = _request(methods, backbone, recipe, settings, precision, device)
-    _grid(trials, request, root, out, (engine, address, workers, threads), dry_run, track, form)
-
-
-@bench.command("few-shot")
-def few_shot(
-    root: Root,
-    datasets: Datasets,
-    out: Out,
-    methods: Methods = "clip,maple,restore",
-    seeds: Seeds = "1,2,3",
-    shots: Annotated[str, typer.Option(help="1,2,4,8,16")] = "1,2,4,8,16",
-    backbone: Backbone = "tiny",
-    recipe: Recipe = "auto",
-    settings: Settings = None,
-    engine: Engine = EngineName.local,
-    address: Address = None,
-    workers: Workers = None,
-    threads: Threads = None,
-    precision: Precision = Precision.auto,
-    device: Device = None,
-    dry_run: DryRun = False,
-    track: Track = None,
-    form: Format = Form.terminal,
-) -> None:
-    """Train and test on all classes with more and more images."""
-    from restore_vlm.evaluation import protocols
-
-    trials = protocols.few_shot(names("datasets", datasets), numbers("seeds", seeds), numbers("shots", shots))
-    request = _request(methods, backbone, recipe, settings, precision, device)
-    _grid(trials, request, root, out, (engine, address, workers, threads), dry_run, track, form)
 
 
 @bench.command()
 def table(out: OutArgument, form: Format = Form.terminal) -> None:
     """Print the tables of all runs finished in OUT."""
-    for common, board in _boards(out, whole=form is Form.csv):
-        _print(common, board, form)
+    for conditions, results in _grids(out, whole=form is Form.csv):
+        _print(conditions, results, form)
 
 
 @bench.command()
@@ -208,47 +207,17 @@ def compare(
     measure: Annotated[str | None, typer.Option(help="HM, base or novel; elsewhere accuracy.")] = None,
 ) -> None:
     """Compare two methods pair by pair over datasets and seeds."""
-    from restore_vlm.bench import compare as paired
+    from restore_vlm.bench import compare_methods
     from restore_vlm.bench.compare import show
     from restore_vlm.errors import unknown
 
-    boards = [board for _, board in _boards(out, whole=True)]
-    known = list(dict.fromkeys(board.cells[0].protocol for board in boards))
+    grids = [results for _, results in _grids(out, whole=True)]
+    known = list(dict.fromkeys(results.protocol.name for results in grids))
     if protocol is not None and protocol not in known:
         raise unknown(f"protocol in {out}", protocol, known)
-    for board in boards:
-        if protocol in (None, board.cells[0].protocol):
-            show(paired(board, first, second, measure), first, second, board.cells[0].protocol)
-
-
-def _grid(
-    trials: Sequence[Trial], request: Request, root: Path, out: Path,
-    place: tuple[EngineName, str | None, int | None, int | None], dry_run: bool, track: Tracker | None,
-    form: Form,
-) -> None:  # fmt: skip
-    from restore_vlm.bench import Board, Local, Ray, Shelf, Store, make_plan, run_grid
-    from restore_vlm.bench.trackers import Tracking
-    from restore_vlm.cli.grid_bars import GridBars
-    from restore_vlm.terminal import bars, err
-
-    engine, address, workers, threads = place
-    if engine is EngineName.local and address:
-        raise UserError("--address is for --engine ray.")
-    shelf = Shelf(root, lambda text: err.print(f"[yellow]![/] {text}", highlight=False))
-    with err.status("reading the datasets"):
-        plan = make_plan(trials, request, shelf)
-    store = Store(out)
-    if dry_run:
-        _outlook(plan, store)
-        return
-    tracking = Tracking(track.value, store) if track else None
-    chosen = Local(workers, threads) if engine is EngineName.local else Ray(address, threads)
-    with bars() as display:
-        failed = run_grid(plan, request, out, chosen, tracking, GridBars(display))
-    _print(request.common(), Board(plan.cells, store), form)
-    if failed:
-        err.print(f"{len(failed)} of {len(plan.jobs)} runs failed; the same command tries them again.")
-        raise typer.Exit(1)
+    for results in grids:
+        if protocol in (None, results.protocol.name):
+            show(compare_methods(results, first, second, measure), first, second, results.protocol.name)
 
 
 def _outlook(plan: Plan, store: Store) -> None:
@@ -266,39 +235,19 @@ def _outlook(plan: Plan, store: Store) -> None:
     console.print(f"Time, one run after the other: {time}", highlight=False)
 
 
-def _boards(out: Path, whole: bool = False) -> list[tuple[dict, Board]]:
-    """The tables of a grid; damaged results are refused where they must be ``whole``, else noted below."""
-    from restore_vlm.bench import Board, Store
+def _grids(out: Path, whole: bool = False) -> list[tuple[dict[str, Any], Results]]:
+    """The grids of a folder; damaged results are refused where they must be ``whole``, else noted below."""
+    from restore_vlm.bench import Results, Store
 
     store = Store(out)
     if whole:
-        for _, cells in store.tables():
-            for cell in cells:
-                store.result(cell)
-    return [(common, Board(cells, store)) for common, cells in store.tables() if cells]
+        for _, keys in store.grids():
+            for key in keys:
+                store.result(key)
+    return [(conditions, Results(keys, store)) for conditions, keys in store.grids() if keys]
 
 
-def _print(common: dict, board: Board, form: Form) -> None:
+def _print(conditions: dict[str, Any], results: Results, form: Form) -> None:
     from restore_vlm.bench import render, tables
 
-    print(render(tables(common, board), form.value), end="")
-
-
-def _request(
-    methods: str, backbone: str, recipe: str, settings: list[str] | None, precision: Precision,
-    device: str | None,
-) -> Request:  # fmt: skip
-    from restore_vlm.bench import Request
-
-    return Request(
-        tuple(names("methods", methods)), backbone, recipe, tuple(settings or ()), precision.value, device
-    )
-
-
-def _targets(text: str | None, source: str, root: Path, published: Sequence[str]) -> list[str]:
-    """Those named; else the published ones of ImageNet, or whatever else lies under the root."""
-    from restore_vlm.bench import Shelf
-
-    if text is not None:
-        return names("targets", text)
-    return list(published) if source == "imagenet" else [n for n in Shelf(root).names() if n != source]
+    print(render(tables(conditions, results), form.value), end="")

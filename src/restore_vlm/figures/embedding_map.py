@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from restore_vlm.bench import Shelf
+from restore_vlm.bench import DataRoot
 from restore_vlm.classifier import Classifier
 from restore_vlm.errors import UserError, unknown
 from restore_vlm.figures.figure import Numbers, Panel, Rows, rows_chart
@@ -133,7 +133,7 @@ def _features(
     model_of = {m: Classifier.load(r.folder).model for m, r in runs.items() if r.folder}
     if not model_of:
         raise UserError(f"Only {ZERO} is among the runs; add a method that learns.")
-    one, shelf = next(iter(runs.values())), Shelf(root)
+    one, shelf = next(iter(runs.values())), DataRoot(root)
     anyone = next(iter(model_of.values()))
     groups, half_of = {}, {}
     for half in HALVES:

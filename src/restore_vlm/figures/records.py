@@ -112,7 +112,7 @@ def _of(path: Path) -> list[Record]:
 
 
 def _grid(store: Store) -> Iterable[Record]:
-    for common, cells in store.tables():
+    for common, cells in store.grids():
         for cell in cells:
             result = store.result(cell)
             if result is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from restore_vlm.bench import Board, Store, Table, tables
+from restore_vlm.bench import Results, Store, Table, tables
 from restore_vlm.bench.render import text as score_text
 from restore_vlm.figures.numbers import HALVES, Spread, hm_by_run, over_seeds
 from restore_vlm.figures.records import Record
@@ -59,9 +59,9 @@ def spread(value: Spread | None, digits: int = 1) -> HtmlCell:
 def grid_tables(path: Path) -> list[HtmlTable]:
     """The tables of a grid, as ``restore-vlm bench table`` prints them, averages first."""
     store, found = Store(path), []
-    for common, cells in store.tables():
+    for common, cells in store.grids():
         changed = f" ({', '.join(common['settings'])})" if common["settings"] else ""
-        for table in tables(common, Board(cells, store)):
+        for table in tables(common, Results(cells, store)):
             place = (len(common["settings"]), "average over" not in table.title)
             found.append((place, _grid_table(table, changed)))
     return [table for _, table in sorted(found, key=lambda item: item[0])]

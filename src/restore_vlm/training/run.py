@@ -120,7 +120,7 @@ def resolve_recipe(config: RunConfig) -> tuple[Recipe, str]:
         entry = recognise(place)
         name = choose_recipe(
             config.method,
-            "base-to-novel" if config.classes in ("base", "novel") else "few-shot",
+            ["base_to_novel"] if config.classes in ("base", "novel") else ["few_shot"],
             entry.name if entry else place.stem,
             config.shots,
             config.backbone,
