@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from faults.damage import WAYS, restore
 from faults.outcomes import AGAIN, CUT, DIFFERENT, SAID, SAME, SENTENCE, TRACEBACK, Tally
 from restore_vlm import cli
-from restore_vlm.bench import Request, Shelf, inline, make_plan, run_grid
+from restore_vlm.bench import DataRoot, Request, inline, make_plan, run_grid
 from restore_vlm.errors import UserError
 from restore_vlm.evaluation import protocols
 from restore_vlm.runtime import tensors
@@ -118,7 +118,7 @@ def grid_folder(root: Path, out: Path) -> None:
     """A finished grid of two methods on one dataset, executed in this process."""
     asked = Request(("clip", "ivlp"), settings=SHORT, precision="fp32", device="cpu")
     trials = protocols.base_to_novel(["photos"], [1], 2)
-    failed = run_grid(make_plan(trials, asked, Shelf(root)), asked, out, inline)
+    failed = run_grid(make_plan(trials, asked, DataRoot(root)), asked, out, inline)
     if failed:
         raise UserError("; ".join(failed.values()))
 
