@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from click import Command, Context
 from typer.core import TyperGroup
 
 from restore_vlm.cli.options import Device, Precision, names, numbers, shots_per_class
@@ -66,14 +65,14 @@ OutArgument = Annotated[Path, typer.Argument(help="The --out of finished command
 class Commands(TyperGroup):
     """The commands of all protocols before the others; made when one is asked for, as they load PyTorch."""
 
-    def list_commands(self, context: Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         self._add_protocols()
-        return super().list_commands(context)
+        return super().list_commands(ctx)
 
-    def get_command(self, context: Context, name: str) -> Command | None:
-        if name not in self.commands:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands:
             self._add_protocols()
-        return super().get_command(context, name)
+        return super().get_command(ctx, cmd_name)
 
     def _add_protocols(self) -> None:
         from restore_vlm.evaluation.protocols import PROTOCOLS
@@ -141,7 +140,7 @@ def _run(
         raise typer.Exit(1)
 
 
-def _command(protocol: Protocol) -> Command:
+def _command(protocol: Protocol) -> Any:
     """The command of a protocol: :func:`_run` with the options that concern it."""
 
     def run(**options: Any) -> None:
