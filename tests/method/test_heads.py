@@ -7,7 +7,8 @@ from sklearn.linear_model import LogisticRegression
 
 from backbone.tiny_models import images, tiny
 from restore_vlm import Classifier, fit
-from restore_vlm.data import Images, Item, test_transform, train_transform
+from restore_vlm.data import Images, Item, train_transform
+from restore_vlm.data import test_transform as plain_transform
 from restore_vlm.errors import UserError
 from restore_vlm.method import MethodConfig, PromptedModel, load_recipe
 from restore_vlm.method.heads import (
@@ -311,7 +312,7 @@ def test_a_head_is_tuned_beside_the_others(photos: Path) -> None:
     model = build(cache={"views": 1, "alpha": 0.0, "beta": 1.0}, clip_adapter={"ratio": 0.5})
     fit_heads(model, items(photos), 1)
     tuned = tune_heads(model, items(photos))
-    seen = Images(items(photos), test_transform(model.backbone.preprocess))
+    seen = Images(items(photos), plain_transform(model.backbone.preprocess))
     pictures, labels = map(list, zip(*seen, strict=True))
     right = (model(torch.stack(pictures)).argmax(-1) == torch.tensor(labels)).float().mean().item()
     assert tuned.after == pytest.approx(right)

@@ -154,7 +154,7 @@ METHODS = {
     "shared adapters": (MyMethod(name="it", weights={"shared": {}}), "shared adapters"),
     "second head": (
         MyMethod(name="it", middle={}, heads={"second": {}}, losses={"second_entropy": {}}, surgery={}),
-        "prompts from block 1 on; dynamic surgery; second",
+        "dynamic surgery; second; prompts from block 1 on",
     ),
 }
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from restore_vlm.errors import UserError
 from restore_vlm.figures.style import VARIABLES, config
-from restore_vlm.training import write_atomic
+from restore_vlm.training import parse_json, write_atomic
 
 Rows = list[dict[str, Any]]
 ROWS = "rows"
@@ -71,13 +71,13 @@ class Panel:
         text = json.dumps(spec)
         for colour, variable in VARIABLES.items():
             text = text.replace(f'"{colour}"', f'"var({variable})"')
-        return json.loads(text)
+        return parse_json(text)
 
     def print_spec(self, place: int) -> dict[str, Any]:
         """The Vega-Lite specification as a part of a picture, reading the rows named after its place."""
         title = {"text": self.title, "subtitle": list(self.subtitle)}
         own, name = json.dumps(self._sized(self.width) | {"title": title}), f"{ROWS}{place}"
-        return json.loads(own.replace(f'"name": "{ROWS}"', f'"name": "{name}"'))
+        return parse_json(own.replace(f'"name": "{ROWS}"', f'"name": "{name}"'))
 
     def _sized(self, width: int | str | alt.Step) -> dict[str, Any]:
         spec = self.chart.properties(width=width, height=self.height).to_dict()
