@@ -16,7 +16,7 @@ from PIL import Image
 
 from restore_vlm.errors import UserError
 from restore_vlm.figures.style import VARIABLES, config
-from restore_vlm.training import parse_json, write_atomic
+from restore_vlm.runtime.files import parse_json, write_atomic
 
 Rows = list[dict[str, Any]]
 ROWS = "rows"
