@@ -142,8 +142,8 @@ def _grouped(points: Points, key: str) -> dict[str, list[dict[str, Any]]]:
 def discrepancy_gain(records: Iterable[Record]) -> Numbers:
     """Discrepancy of feature shift against gain over zero-shot, on base and novel classes."""
     records = list(records)
-    points = gain_points(runs_of(records))
     still = [m for m, moving in moves(with_shift(halves(records))).items() if not moving and m != ZERO]
+    points = gain_points(runs_of(records))
     left_out = f" Left out, as neither tower moves: {', '.join(still)}." if still else ""
     return discrepancy_gain_of(points, left_out)
 
